@@ -8,8 +8,10 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator
+from datetime import datetime, tzinfo
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Final
 
 import botocore.session
@@ -19,9 +21,32 @@ import pytest
 from tests.parts.etcd import Etcd
 from tests.parts.postgres import Postgres
 from tests.parts.processes import die_with_parent, end_run, keep_in_memory, living, new_directory, remove_directories
+from walkeeper.lib import clock
 
 NOT_AS_ROOT: Final = ("postgres", "cluster")
 LONGEST_FIRST: Final = ("cluster", "simulation", "postgres", "s3")
+
+OURS: Final = ("WALKEEPER_TEST_", "WALKEEPER_USER")
+NOBODY_S: Final = (
+    *("PG", "PATRONI", "WALKEEPER_", "ETCD", "CONSUL_", "AWS_", "AZURE_", "GOOGLE_", "BOTO", "NOTIFY_SOCKET", "WATCHDOG_"),
+    *("LC_", "LANG", "LINES", "COLUMNS", "NO_COLOR", "FORCE_COLOR", "PYTHONWARNINGS", "PYTHONUNBUFFERED"),
+)  # fmt: skip
+"""Begin the names of variables that change what PostgreSQL, Patroni, the clouds' libraries, terminals or walkeeper do."""
+YEARS: Final = 1500 * 86400.0
+ODD_ZONE: Final = "<+0545>-5:45<+0645>,M3.5.0,M10.5.0"
+"""Nobody's: a test that takes local time for UTC fails everywhere and on each day, and no tzdata is needed."""
+
+
+def _same_everywhere() -> None:
+    """The environment of this process and of all that it starts, wherever and by whomever the tests are run."""
+    for name in [name for name in os.environ if name.startswith(NOBODY_S) and not name.startswith(OURS)]:
+        del os.environ[name]
+    direct = ",".join(filter(None, ["127.0.0.1", "localhost", "::1", "[::1]", os.environ.get("no_proxy", "")]))
+    os.environ |= {"LC_ALL": "C.UTF-8", "TZ": ODD_ZONE, "no_proxy": direct, "NO_PROXY": direct}
+    time.tzset()
+
+
+_same_everywhere()
 
 # Beside other load any example may take long.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -114,6 +139,25 @@ def _room_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "statvfs", with_room)
 
 
+@pytest.fixture(autouse=True)
+def _years_later(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Walkeeper's wall clock is years ahead of every date that a test names: one that goes wrong at a later date does so today.
+
+    Not where real servers run, or files are as old as the machine says: their clocks are compared with ours.
+    """
+    if any(request.node.get_closest_marker(mark) for mark in (*LONGEST_FIRST, "real_clock")):
+        return
+    real = time.time
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.fromtimestamp(real() + YEARS, tz)
+
+    monkeypatch.setattr(clock, "time", SimpleNamespace(**{**vars(time), "time": lambda: real() + YEARS}))
+    monkeypatch.setattr(clock, "datetime", Later)
+
+
 @pytest.fixture
 def short_path() -> Iterator[Path]:
     """A private directory whose path is short enough for Unix sockets."""
@@ -153,7 +197,7 @@ def etcd() -> Iterator[Etcd]:
 @pytest.fixture
 def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """In that time zone."""
-    monkeypatch.setenv("TZ", "Europe/Berlin")
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
     time.tzset()
     yield
     monkeypatch.undo()

@@ -79,6 +79,7 @@ def test_an_answer_that_is_lost_is_no_answer(short_path: Path, what: str) -> Non
     assert said.count(ONE_LINE.format("it is closed")) == 1
 
 
+@pytest.mark.real_clock
 def test_what_was_done_is_done_whether_that_can_be_told_or_not(short_path: Path) -> None:
     word = Word(short_path / "data.walkeeper")
     with open("/dev/full", "wb") as full:

@@ -361,7 +361,7 @@ def end_agent(world: World, node: Node) -> None:
 
 def terminate(agent: int) -> None:
     os.kill(agent, signal.SIGTERM)
-    wait_until(lambda: not Path(f"/proc/{agent}").exists(), f"the end of agent {agent}", 20)
+    wait_until(lambda: not Path(f"/proc/{agent}").exists(), f"the end of agent {agent}")
 
 
 @pytest.mark.cluster
@@ -681,6 +681,7 @@ RECORD: Final = Record(
 )  # fmt: skip
 
 
+@pytest.mark.real_clock
 def test_a_good_bucket_is_good_and_one_that_lacks_the_frontier_is_another(config: Config, s3: ScriptedS3) -> None:
     facts = facts_of(config, store=gather._store(config, RECORD))
     states = {finding.rule.name: finding.state for finding in judge(facts) if finding.rule.area == "Store"}

@@ -554,6 +554,7 @@ def test_urls_and_commands_are_those_of_the_clouds_own_tools() -> None:
     assert (gcs.address, azure.address) == ("https://storage.googleapis.com", "https://ours.blob.core.windows.net")
 
 
+@pytest.mark.real_clock
 def test_the_clock_of_the_server_is_told(server: ScriptedCloud, account: Path) -> None:
     ahead = server.cloud(account).clock_ahead()
     assert ahead is not None

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
 from walkeeper.core.tail import Piece
 from walkeeper.errors import ConfigError, StoreDenied, StoreError, StoreUnavailable, StoreUnfit, WrongSetting
-from walkeeper.lib.clock import Clock
+from walkeeper.lib.clock import Clock, now_utc
 from walkeeper.store.base import AlreadyThere
 from walkeeper.store.bucket import CREDENTIALS_AGE
 from walkeeper.store.s3.driver import S3Store
@@ -204,7 +204,7 @@ def test_a_lock_goes_with_what_stays_and_with_nothing_that_walkeeper_deletes_in_
     assert set(locked) == set(stay)
     assert {headers["x-amz-object-lock-mode"] for headers in locked.values()} == {"COMPLIANCE"}
     until = datetime.fromisoformat(locked[stay[0]]["x-amz-object-lock-retain-until-date"])
-    assert timedelta(days=29, hours=23) < until - datetime.now(UTC) <= timedelta(days=30)
+    assert timedelta(days=29, hours=23) < until - now_utc() <= timedelta(days=30)
 
 
 def test_a_lock_that_the_bucket_does_not_have_is_refused_with_a_hint(server: ScriptedS3) -> None:
@@ -234,12 +234,12 @@ def test_a_proxy_of_the_environment_is_used_but_for_what_is_named(
     server: ScriptedS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server stands for the proxy: nothing else knows that name."""
-    monkeypatch.setenv("HTTP_PROXY", server.endpoint)
-    monkeypatch.setenv("NO_PROXY", "other.invalid")
+    monkeypatch.setenv("http_proxy", server.endpoint)
+    monkeypatch.setenv("no_proxy", "other.invalid")
     settings = server.settings(endpoint="http://store.invalid", path_style=True)
     S3Store(settings).create(KEY, BODY, METADATA)
     assert server.objects[KEY].body == BODY
-    monkeypatch.setenv("NO_PROXY", "store.invalid")
+    monkeypatch.setenv("no_proxy", "store.invalid")
     with pytest.raises(StoreUnavailable, match=r"store\.invalid"):
         S3Store(settings).get(KEY)
 
