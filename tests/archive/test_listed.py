@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -31,7 +32,7 @@ class World:
         self.clock = HandClock()
         self.store = MemoryStore()
         self.archive = Archive(self.store, LAYOUT, SIZE, Codec())
-        self.listed = Listed(self.archive, self.clock)
+        self.listed = Listed(self.archive)
 
     def known(self, number: int, timeline: int = 1, *, ask: bool = False) -> list[str] | None:
         found = self.listed.suffixes(Segment(timeline, number, SIZE), ask=ask)
@@ -56,8 +57,10 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    made = World()
+    monkeypatch.setattr("walkeeper.archive.listed.since_boot", made.clock.monotonic)
+    return made
 
 
 @pytest.mark.parametrize("suffix", OTHERS)
@@ -114,6 +117,17 @@ def test_p3_the_ten_seconds_begin_before_the_request(world: World) -> None:
     assert world.known(5, ask=True) == []
     world.clock.now += 1
     assert world.known(5) is None
+
+
+def test_p3_a_listing_from_before_the_machine_slept_is_not_believed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)  # it stands still meanwhile
+    assert world.known(5, ask=True) == []
+    world.plant(6, ".zst.age", fill=b"o")
+    world.clock.now += 3600
+    with pytest.raises(Conflict):
+        world.put(6)
 
 
 def test_one_lists_and_the_others_wait_for_that(world: World) -> None:

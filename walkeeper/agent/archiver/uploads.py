@@ -57,7 +57,7 @@ class Uploads:
         self._problems = problems
         self._clock = clock
         self._buffers = Buffers(1)
-        self._listed = Listed(archive, clock)
+        self._listed = Listed(archive)
         self._todo: queue.Queue[Segment] = queue.Queue()
         """Several take from it, and CPython's SimpleQueue (3.11, 3.12) then waits for ever now and then, whatever the timeout."""
         self._done: queue.SimpleQueue[Receipt] = queue.SimpleQueue()
