@@ -163,13 +163,15 @@ def _shift_start(s3: ScriptedS3, layout: Layout) -> None:
 def _costs(
     agent: Agent, etcd: Etcd, s3: ScriptedS3, server: Postgres, names: Sequence[str], *, whole: bool
 ) -> dict[str, Cost]:
-    """``names`` are the newest segments. Where it is not ``whole`` no agent runs: it would look for what is missing."""
+    """``names`` are the newest segments. Where it is not ``whole`` no agent runs meanwhile: it would look for what is missing."""
 
     def commands(*asked: str) -> dict[str, Cost]:
         return {each: _command(each.split(), agent, s3, server.data) for each in asked}
 
     if not whole:
-        return commands("verify", "list")
+        costs = commands("verify", "list", "list --json", "backups", "expire")
+        etcd.delete(f"/service/{SCOPE}/walkeeper")
+        return costs | {"takeover, without a record": _takeover(agent, s3)}
     after = Segment(1, Segment.parse(names[-1], SIZE).number + 100, SIZE)
     costs = {"takeover, by the record": _takeover(agent, s3)}
     etcd.delete(f"/service/{SCOPE}/walkeeper")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 
 from hypothesis import given
@@ -14,15 +15,19 @@ from walkeeper.core.coverage import (
     Archived,
     Coverage,
     Range,
+    Ranges,
     Stretch,
     begins,
     chain,
     coverage,
+    end_of,
     intersect,
     last_stored,
     merged,
     reach,
     subtract,
+    touches,
+    united,
 )
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
@@ -35,19 +40,19 @@ small_sets = st.frozensets(st.integers(0, MOST))
 small_histories = histories(max_timelines=5, max_lsn=MOST * MIB)
 
 
-def ranges(numbers: frozenset[int] | set[int]) -> list[Range]:
+def ranges(numbers: frozenset[int] | set[int]) -> Ranges:
     return merged((number, number + 1) for number in numbers)
 
 
-def numbers(found: list[Range] | tuple[Range, ...]) -> set[int]:
+def numbers(found: Sequence[Range]) -> set[int]:
     return {number for first, end in found for number in range(first, end)}
 
 
-def files(found: list[Stretch] | tuple[Stretch, ...]) -> list[tuple[int, int]]:
+def files(found: Sequence[Stretch]) -> list[tuple[int, int]]:
     return [(timeline, number) for timeline, first, end in found for number in range(first, end)]
 
 
-def is_tidy(found: list[Range] | tuple[Range, ...]) -> bool:
+def is_tidy(found: Sequence[Range]) -> bool:
     return all(one.first < one.end for one in found) and all(
         one.end < other.first for one, other in itertools.pairwise(found)
     )
@@ -64,6 +69,18 @@ def test_ranges_are_merged_to_the_same_numbers(found: list[tuple[int, int]]) -> 
 def test_ranges_are_intersected_and_subtracted_as_sets_are(one: frozenset[int], other: frozenset[int]) -> None:
     assert intersect(ranges(one), ranges(other)) == ranges(one & other)
     assert subtract(ranges(one), ranges(other)) == ranges(one - other)
+
+
+@given(small_sets, st.integers(0, MOST), st.integers(0, MOST))
+def test_where_a_number_is_among_ranges_is_found(one: frozenset[int], first: int, end: int) -> None:
+    found = ranges(one)
+    assert end_of(found, first) == next(number for number in range(first, MOST + 2) if number not in one)
+    assert touches(found, first, max(first, end)) == any(number in one for number in range(first, end))
+
+
+@given(st.lists(small_sets, max_size=4))
+def test_parts_in_order_are_united(parts: list[frozenset[int]]) -> None:
+    assert united(*map(ranges, parts)) == ranges(frozenset().union(*parts))
 
 
 @given(small_histories, st.integers(0, MOST), st.integers(0, MOST))
@@ -143,9 +160,9 @@ def test_a_gap_of_another_timeline_is_not_stepped_over() -> None:
 def test_a_million_segments_are_one_range() -> None:
     archived = Archived({1: [Range(0, 1_000_000)]}, {}, ())
     found = coverage(archived, History(1), SIZE, 5, 900_000)
-    assert found.windows == (Range(5, 900_000),)
-    assert found.before == (Stretch(1, 0, 5),)
-    assert found.beyond == (Stretch(1, 900_000, 1_000_000),)
+    assert found.windows == [Range(5, 900_000)]
+    assert found.before == [Stretch(1, 0, 5)]
+    assert found.beyond == [Stretch(1, 900_000, 1_000_000)]
     assert reach(archived, History(1), SIZE, 5) == 1_000_000
     assert chain(History(1), SIZE)[0].end == FOREVER
 

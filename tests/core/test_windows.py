@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.core.values import a_backup
 from walkeeper.core.backup import Backup, BackupId, Place, WalRange
-from walkeeper.core.coverage import Archived, merged
+from walkeeper.core.coverage import Archived, Ranges, merged
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -47,7 +47,7 @@ def backup(
 
 
 def archived(stored: set[tuple[int, int]], gaps: set[tuple[int, int]] = frozenset()) -> Archived:  # type: ignore[assignment]
-    def by_timeline(files: set[tuple[int, int]]) -> dict[int, list]:  # type: ignore[type-arg]
+    def by_timeline(files: set[tuple[int, int]]) -> dict[int, Ranges]:
         return {
             timeline: merged((number, number + 1) for each, number in files if each == timeline)
             for timeline in {timeline for timeline, _ in files}

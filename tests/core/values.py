@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hypothesis import strategies as st
@@ -202,3 +203,14 @@ def wal_of(
         for index in range(len(stream) // size)
     }
     return segments, places
+
+
+def new_objects(make: Callable[[], Any]) -> int:
+    """How many more there are while what was made is there."""
+    gc.collect()
+    before = len(gc.get_objects())
+    made = make()
+    gc.collect()
+    count = len(gc.get_objects()) - before
+    del made
+    return count

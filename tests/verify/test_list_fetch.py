@@ -19,7 +19,7 @@ from walkeeper.core.lsn import MIB, Lsn
 from walkeeper.errors import StoreUnavailable
 from walkeeper.lib import retry
 from walkeeper.store.directory import DirectoryStore
-from walkeeper.verify import fetch_command, list_command
+from walkeeper.verify import fetch_command, list_command, windows
 
 
 @pytest.fixture
@@ -109,6 +109,35 @@ def test_list_as_a_document(built: Built, capsys: pytest.CaptureFixture[str]) ->
     assert four["ranges"][0]["oldest"] <= four["ranges"][0]["newest"]
     assert sum(each["bytes"] for timeline in found["timelines"] for each in timeline["ranges"]) < found["bytes"]
     assert found["backups"]["first"] == [BACKUP]
+
+
+def test_of_many_ranges_gaps_and_windows_the_newest_are_told_and_the_others_counted(
+    built: Built, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(windows, "TOLD", 12)
+    monkeypatch.setattr(list_command, "TOLD", 12)
+    nine = History(9)
+    for number in range(20, 60, 2):
+        built.put(nine, number)
+        built.archive.record_gap(built.segment(9, number + 1), Lsn((number + 2) * MIB))
+    built.put(nine, 25)
+    _, out = listed(built, capsys, timeline=9, json=True)
+    found = json.loads(out)
+    (timeline,) = found["timelines"]
+    firsts = [f"0000000900000000000000{number:02X}" for number in range(20, 60, 2)]
+    firsts.remove("00000009000000000000001A")  # 24 to 26 are one range
+    assert [each["first"] for each in timeline["ranges"]] == firsts[-12:]
+    assert (timeline["older_ranges"], timeline["segments"]) == (7, 21)
+    assert [each["closed"] for each in timeline["gaps"]] == [False] * 12
+    assert timeline["older_gaps"] == 8
+    _, out = listed(built, capsys, timeline=9)
+    assert "\n  9 older ranges: --json has the newest 12 of all\n" in out
+    assert "\n  10 older recorded gaps: --json has the newest 12 of all\n" in out
+    monkeypatch.setattr(list_command, "TOLD", 20)
+    _, out = listed(built, capsys, timeline=9, json=True)
+    (timeline,) = json.loads(out)["timelines"]
+    assert [each["closed"] for each in timeline["gaps"]] == [each == 2 for each in range(20)]
+    assert (timeline["older_ranges"], timeline["older_gaps"]) == (0, 0)
 
 
 def test_list_of_one_timeline_and_of_none(built: Built, capsys: pytest.CaptureFixture[str]) -> None:

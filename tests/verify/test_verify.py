@@ -24,7 +24,7 @@ from walkeeper.core.names import Segment
 from walkeeper.errors import StoreDenied, StoreUnavailable
 from walkeeper.store.base import ObjectInfo, StoreSettings
 from walkeeper.store.directory import DirectoryStore
-from walkeeper.verify import command
+from walkeeper.verify import command, judge, windows
 
 
 @pytest.fixture(scope="module")
@@ -513,6 +513,30 @@ def test_many_gaps_are_shown_in_part_and_counted(built: Built, verify: Verifier)
     assert len([each for each in verify().document["findings"] if each["kind"] == "gap"]) == 32
 
 
+def test_of_very_many_gaps_some_are_told_and_all_are_counted(
+    built: Built, verify: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge, "MOST", 12)
+    monkeypatch.setattr(windows, "TOLD", 12)
+    built.put(ONE, 3)
+    for number in range(5, 67, 2):
+        built.store.create(built.key(1, number), b"x", {})
+        built.store.create(built.key(1, number, ".zst.age"), b"x", {})
+    built.record(1, 67)
+    said = verify()
+    assert said.code == 1
+    assert said.document["segments"] == {"expected": 64, "stored": 32}
+    assert (len(said.document["windows"]), said.document["older_windows"]) == (12, 20)
+    assert [each["end_lsn"] for each in said.document["windows"]] == [f"0/{n + 1:X}00000" for n in range(43, 67, 2)]
+    for kind, more, severity in (("gap", 20, "damage"), ("duplicate", 19, "note")):
+        *told, rest = (each for each in said.document["findings"] if each["kind"] == kind)
+        assert [each["more"] for each in told] == [0] * 12
+        assert (rest["more"], rest["count"], rest["first"], rest["severity"]) == (more, more, None, severity)
+    said = verify(json=False)
+    assert "and 22 more of kind gap: --json has the first 12 of all" in said.out
+    assert "WAL       22 older windows: --json has the newest 12 of all; the newest ones:\n" in said.out
+
+
 def test_names_from_elsewhere_cannot_disturb_the_terminal(built: Built, verify: Verifier) -> None:
     whole(built)
     folder = built.config.source.parent / "store" / "demo" / str(SYSTEM) / "wal"
@@ -555,9 +579,9 @@ def test_the_document_has_a_stable_shape(built: Built, verify: Verifier) -> None
     assert set(found) == {
         "format", "verdict", "exit_code", "store", "archive", "system_identifier", "segment_size", "record", "timeline",
         "timelines", "start", "start_lsn", "end_lsn", "end_is", "segments", "archive_objects", "archive_bytes", "windows",
-        "tail", "deep", "findings", "backups",
+        "older_windows", "tail", "deep", "findings", "backups",
     }  # fmt: skip
-    assert set(found["findings"][0]) == {"severity", "kind", "text", "hint", "first", "last", "count", "key"}
+    assert set(found["findings"][0]) == {"severity", "kind", "text", "hint", "first", "last", "count", "key", "more"}
     documented = (Path(__file__).parents[2] / "docs" / "verify.md").read_text()
     for key in found:
         assert f"`{key}`" in documented, key

@@ -13,14 +13,17 @@ import pytest
 from tests.core.values import PAGE, commit_record, history_text, long_header, paged_segment, wal_of
 from tests.fixtures.archives import ONE, SYSTEM, TWO, Built, Verifier, replaced
 from walkeeper.archive.codec import Codec
+from walkeeper.core.coverage import Range
 from walkeeper.core.history import History, Switch, parse_history
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import HistoryFile, Segment
+from walkeeper.core.wal_records import Ends
 from walkeeper.errors import StoreUnavailable
 from walkeeper.lib import retry
 from walkeeper.lib.parallel import in_parallel
 from walkeeper.store.base import MAX_OBJECT, Body
 from walkeeper.store.directory import DirectoryStore
+from walkeeper.verify.deep import _Seams
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +56,17 @@ def life(length: int) -> dict[Segment, bytes]:
     linked = [commit_record(each, more=length, previous=follow[each]) for each in range(len(blank))]
     segments, _ = wal_of(ONE, SegmentSize(MIB), SYSTEM, 3, linked)
     return {segment: plain for segment, plain in segments.items() if segment.number < 6}
+
+
+def test_where_neighbours_are_missing_nobody_waits_for_them() -> None:
+    ends, stored = Ends(Lsn(MIB), Lsn(MIB)), [Range(number, number + 1) for number in range(0, 200, 2)]
+    alone, beside = _Seams(stored), _Seams([*stored, Range(200, 202)])
+    for number in range(0, 201, 2):
+        assert [*alone.torn(number, ends), *beside.torn(number, ends)] == []
+    assert (alone._last, alone._before) == ({}, {})
+    assert (beside._last, beside._before) == ({201: Lsn(MIB)}, {})
+    assert list(beside.torn(201, ends)) == []
+    assert beside._last == {}
 
 
 def test_p13_a_splice_of_two_lives_is_not_called_sound(built: Built, verify: Verifier) -> None:

@@ -1,7 +1,7 @@
 """What the archive holds, by what the store lists: segments, recorded gaps, starts, histories. Nothing is judged here.
 
-Memory grows with the holes, not with the segments: names that follow each other are one run. Listings come in key order,
-which puts them side by side; no order is relied upon for what is found, only for how little it takes.
+Memory grows with the holes, not with the segments: names that follow each other are one run, and each run is a few numbers.
+Listings come in key order, which puts them side by side; no order is relied upon for what is found, only for how little it takes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from itertools import count, islice
 from typing import Final
 
@@ -20,7 +19,8 @@ from walkeeper.archive.histories import stored_history
 from walkeeper.archive.layout import ACCEPTED, Layout, cluster_prefix, parse_forgotten, parse_gap_name
 from walkeeper.archive.life import FIRST, Sign, parse
 from walkeeper.archive.stated import is_whole
-from walkeeper.core.coverage import Archived, Range, begins, chain, merged, missing, reach, within
+from walkeeper.archive.stored_runs import Run, Runs
+from walkeeper.core.coverage import Archived, Range, begins, chain, merged, missing, reach, united, within
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
@@ -62,28 +62,10 @@ class Names:
 
 
 @dataclass(slots=True)
-class Run:
-    """Objects whose names follow each other. Before the segment size is known, a number is the name's last sixteen digits."""
-
-    first: int
-    end: int
-    bytes: int
-    oldest: datetime | None
-    newest: datetime | None
-
-    def take_in(self, other: Run) -> None:
-        """``other`` begins where this one ends."""
-        self.end = other.end
-        self.bytes += other.bytes
-        self.oldest = _chosen(min, self.oldest, other.oldest)
-        self.newest = _chosen(max, self.newest, other.newest)
-
-
-@dataclass(slots=True)
 class Inventory:
     """One archive's objects. ``wal`` is by timeline and suffix; ``strange`` has keys that walkeeper gives to nothing."""
 
-    wal: dict[tuple[int, str], list[Run]] = field(default_factory=dict)
+    wal: dict[tuple[int, str], Runs] = field(default_factory=dict)
     starts: list[str] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
     accepted: list[str] = field(default_factory=list)
@@ -137,36 +119,35 @@ class Inventory:
         gaps: dict[int, list[tuple[int, int]]] = {}
         for first, end in _named_gaps(self.gaps, size):
             gaps.setdefault(first.timeline, []).append((first.number, end // size))
+        stored: dict[int, list[Iterator[tuple[int, int]]]] = {}
+        for timeline, suffix in sorted(self.wal):
+            stored.setdefault(timeline, []).append(_sized(self.wal[timeline, suffix].in_order(), size))
         return Archived(
-            ranges(self.runs(size)),
+            {timeline: united(*parts) for timeline, parts in stored.items()},
             {timeline: merged(those) for timeline, those in gaps.items()},
             frozenset(self.histories),
         )
 
-    def runs(self, size: SegmentSize) -> dict[tuple[int, str], list[Run]]:
+    def runs(self, size: SegmentSize) -> dict[tuple[int, str], Runs]:
         """Numbers by segment size, in order. Names that this size cannot have are left out: see ``impossible``."""
         found = {}
         for kind, raw in self.wal.items():
-            tidy: list[Run] = []
-            for run in sorted(raw, key=lambda run: run.first):
-                log, low = run.first >> 32, run.first & 0xFFFFFFFF
-                first = log * size.per_log + low
-                end = min(first + run.end - run.first, (log + 1) * size.per_log)
-                if low < size.per_log:
+            tidy = found[kind] = Runs()
+            for run in raw.in_order():
+                for first, end in _by_size(run.first, run.end, size):
                     new = Run(first, end, run.bytes, run.oldest, run.newest)
-                    if tidy and tidy[-1].end == first:
-                        tidy[-1].take_in(new)
+                    if tidy.last is not None and tidy.last.end == first:
+                        tidy.last.take_in(new)
                     else:
                         tidy.append(new)
-            found[kind] = tidy
         return found
 
     def impossible(self, size: SegmentSize) -> int:
         """How many segments have names that this segment size cannot have."""
         return sum(
-            max(0, (run.end - 1 & 0xFFFFFFFF) + 1 - max(run.first & 0xFFFFFFFF, size.per_log))
+            max(0, (end - 1 & 0xFFFFFFFF) + 1 - max(first & 0xFFFFFFFF, size.per_log))
             for runs in self.wal.values()
-            for run in runs
+            for first, end in runs.numbers()
         )
 
 
@@ -272,7 +253,7 @@ class Contents:
             return None
         return first, Lsn(reach(listed.archived(self._size), history, self._size, first.number) * self._size)
 
-    def along(self, history: History, first: Segment, end: Segment) -> tuple[Segment | None, list[Range]]:
+    def along(self, history: History, first: Segment, end: Segment) -> tuple[Segment | None, Sequence[Range]]:
         """Of that chain from ``first`` up to ``end``: the first segment that is neither listed, nor in a gap, nor given up, and
         the runs of numbers that are listed.
         """
@@ -283,7 +264,8 @@ class Contents:
         lowest = max(begun.number, first.number)
         holes = missing(archived, history, self._size, lowest, end.number)
         runs = within(archived.segments, chain(history, self._size, lowest, end.number))
-        return history.segment(holes[0].first, self._size) if holes else None, merged(run[1:] for run in runs)
+        hole = history.segment(holes[0].first, self._size) if holes else None
+        return hole, united((begin, stop) for _, begin, stop in runs)
 
     def history(self, timeline: int) -> History | None:
         """A timeline's history as it is stored; the first timeline has none and needs none."""
@@ -329,14 +311,16 @@ def parsed(names: Iterable[str], size: SegmentSize) -> Iterator[Segment]:
             continue  # of another segment size
 
 
-def ranges(runs: dict[tuple[int, str], list[Run]]) -> dict[int, list[Range]]:
-    """The numbers that are stored, by timeline, whatever their suffix."""
-    timelines = {timeline for timeline, _ in runs}
-    return {timeline: merged(_of(runs, timeline)) for timeline in sorted(timelines)}
+def _sized(runs: Runs, size: SegmentSize) -> Iterator[tuple[int, int]]:
+    return (found for first, end in runs.numbers() for found in _by_size(first, end, size))
 
 
-def _of(runs: dict[tuple[int, str], list[Run]], timeline: int) -> Iterator[tuple[int, int]]:
-    return ((run.first, run.end) for suffix in STORED for run in runs.get((timeline, suffix), ()))
+def _by_size(first: int, end: int, size: SegmentSize) -> Iterator[tuple[int, int]]:
+    """A run's numbers by segment size; nothing where this size cannot have them."""
+    log, low = first >> 32, first & 0xFFFFFFFF
+    if low < size.per_log:
+        begin = log * size.per_log + low
+        yield begin, min(begin + end - first, (log + 1) * size.per_log)
 
 
 def _named_gaps(names: Iterable[str], size: SegmentSize) -> Iterator[tuple[Segment, Lsn]]:
@@ -387,16 +371,11 @@ def _put_segment(inventory: Inventory, match: re.Match[str], info: ObjectInfo) -
     if info.size == 0:
         inventory.empty.add(info.key, 0)
         return  # it does not count as stored
-    runs = inventory.wal.setdefault((int(match[1][:8], 16), match[6]), [])
+    kind = int(match[1][:8], 16), match[6]
+    runs = inventory.wal.get(kind) or inventory.wal.setdefault(kind, Runs())
     number = int(match[2][8:], 16)
     new = Run(number, number + 1, info.size, info.modified, info.modified)
-    if runs and runs[-1].end == number and number & 0xFFFFFFFF:
-        runs[-1].take_in(new)
+    if runs.last is not None and runs.last.end == number and number & 0xFFFFFFFF:
+        runs.last.take_in(new)
     else:
         runs.append(new)
-
-
-def _chosen(
-    which: Callable[[datetime, datetime], datetime], one: datetime | None, other: datetime | None
-) -> datetime | None:
-    return which(one, other) if one is not None and other is not None else one or other

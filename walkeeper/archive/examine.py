@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from walkeeper.archive.codec import STORED, most
 from walkeeper.archive.expiry import read_expiry
 from walkeeper.archive.read import opened
 from walkeeper.archive.write import Archive
-from walkeeper.core.coverage import FOREVER, Range, Stretch, chain, coverage, within, without
+from walkeeper.core.coverage import FOREVER, Range, Stretch, Stretches, chain, coverage, within, without
 from walkeeper.core.floor import covered, given_up
 from walkeeper.core.history import History
 from walkeeper.core.names import Segment
@@ -27,7 +27,7 @@ from walkeeper.errors import (
 from walkeeper.store.base import Body
 
 
-def lacking(archive: Archive, history: History, first: int, end: int) -> list[Stretch]:
+def lacking(archive: Archive, history: History, first: int, end: int) -> Sequence[Stretch]:
     """What of that part of the chain the store does not list, and should: a LIST of each folder, and more only if one lacks some.
 
     Listings may lag behind. Raises ArchiveMissing where no archive is there at all, BadFloor, or the store's errors.
@@ -42,7 +42,7 @@ def lacking(archive: Archive, history: History, first: int, end: int) -> list[St
     return expected(archive, history, [hole.stretch for hole in holes]) if holes else []
 
 
-def expected(archive: Archive, history: History, files: Iterable[Stretch]) -> list[Stretch]:
+def expected(archive: Archive, history: History, files: Iterable[Stretch]) -> Sequence[Stretch]:
     """What of those files of the chain, in order, the store should have: it is no recorded gap, no floor gave it up, and the
     archive begins below. Raises as ``lacking``.
     """
@@ -64,7 +64,7 @@ def expected(archive: Archive, history: History, files: Iterable[Stretch]) -> li
     return within({timeline: [Range(begin, FOREVER)] for timeline in history.timelines}, left)
 
 
-def _stored_numbers(archive: Archive, files: list[Stretch]) -> Iterator[int]:
+def _stored_numbers(archive: Archive, files: Stretches) -> Iterator[int]:
     """The first of those files of the chain that is stored in each folder, the lowest first."""
     for folder in archive.store.folders(archive.layout.wal):
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -110,7 +110,7 @@ def read_expiry(store: Store, layout: Layout) -> Expiry:
     )
 
 
-def below_floors(store: Store, layout: Layout) -> dict[int, list[Range]]:
+def below_floors(store: Store, layout: Layout) -> Mapping[int, Sequence[Range]]:
     """Segment numbers below the recorded floors, by timeline; nothing where one of them cannot be relied on."""
     try:
         return covered(read_expiry(store, layout).floors)

@@ -1,18 +1,24 @@
 """What of a chain is stored: gaps, what lies outside it, the windows that can be restored. From what listings say alone.
 
-Segments are numbers in sorted, disjoint ranges, so that a million of them without a hole cost what one does.
+Segments are numbers in sorted, disjoint ranges, so that a million of them without a hole cost what one does. Where every second
+one is missing, each range costs a few bytes: everything that a decision rests on is kept, and nothing of it as one object each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import heapq
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from itertools import groupby
+from operator import attrgetter, itemgetter
+from typing import Final, NamedTuple, TypeAlias
 
 from walkeeper.core.history import History
 from walkeeper.core.lsn import SegmentSize
+from walkeeper.core.packed import Packed
 
-FOREVER: Final = 1 << 64
+FOREVER: Final = 1 << 63
 """A segment number after every other."""
 
 
@@ -39,12 +45,21 @@ class Stretch(NamedTuple):
         return self.end - self.first
 
 
-@dataclass(frozen=True, slots=True)
-class Hole:
+class Hole(NamedTuple):
     """A stretch of the chain that is not stored. ``recorded``: that it no longer exists anywhere was noted in the store."""
 
-    stretch: Stretch
+    timeline: int
+    first: int
+    end: int
     recorded: bool
+
+    @property
+    def stretch(self) -> Stretch:
+        return Stretch(self.timeline, self.first, self.end)
+
+
+Ranges: TypeAlias = Packed[Range]
+Stretches: TypeAlias = Packed[Stretch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,48 +87,85 @@ class Coverage:
 
     first: int
     end: int
-    stored: tuple[Stretch, ...]
-    holes: tuple[Hole, ...]
-    windows: tuple[Range, ...]
-    closed: tuple[Stretch, ...]
-    before: tuple[Stretch, ...]
-    beyond: tuple[Stretch, ...]
-    orphans: tuple[Stretch, ...]
-    missing_histories: tuple[Range, ...]
+    stored: Stretches
+    holes: Packed[Hole]
+    windows: Ranges
+    closed: Stretches
+    before: Stretches
+    beyond: Stretches
+    orphans: Stretches
+    missing_histories: Ranges
 
 
-def merged(ranges: Iterable[tuple[int, int]]) -> list[Range]:
-    """Any ranges as sorted and disjoint ones, which do not touch each other."""
-    result: list[Range] = []
-    for first, end in sorted(ranges):
+def merged(ranges: Iterable[tuple[int, int]]) -> Ranges:
+    """Any ranges, a few of them, as sorted and disjoint ones, which do not touch each other."""
+    return united(sorted(ranges))
+
+
+def united(*parts: Iterable[tuple[int, int]]) -> Ranges:
+    """The same of any number, each part of which is in order."""
+    return Packed(Range, _joined(parts[0] if len(parts) == 1 else heapq.merge(*parts)))
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    begun, reached = 0, -1
+    for first, end in ranges:
         if first >= end:
             continue
-        if result and first <= result[-1].end:
-            result[-1] = Range(result[-1].first, max(end, result[-1].end))
-        else:
-            result.append(Range(first, end))
-    return result
+        if first <= reached:
+            reached = max(end, reached)
+            continue
+        if reached >= 0:
+            yield begun, reached
+        begun, reached = first, end
+    if reached >= 0:
+        yield begun, reached
 
 
-def intersect(these: Sequence[Range], those: Sequence[Range]) -> list[Range]:
+def intersect(these: Iterable[tuple[int, int]], those: Iterable[tuple[int, int]]) -> Ranges:
     """What is in both. Takes and returns sorted, disjoint ranges."""
-    result, i, j = [], 0, 0
-    while i < len(these) and j < len(those):
-        first, end = max(these[i].first, those[j].first), min(these[i].end, those[j].end)
-        if first < end:
-            result.append(Range(first, end))
-        if these[i].end < those[j].end:
-            i += 1
-        else:
-            j += 1
-    return result
+    return Packed(Range, _in_both(these, those))
 
 
-def subtract(these: Sequence[Range], those: Sequence[Range]) -> list[Range]:
+def subtract(these: Iterable[tuple[int, int]], those: Iterable[tuple[int, int]]) -> Ranges:
     """What is in the first and not in the second. Takes and returns sorted, disjoint ranges."""
-    ends = [0, *(other.end for other in those)]
-    begins = [*(other.first for other in those), FOREVER]
-    return intersect(these, [Range(end, begin) for end, begin in zip(ends, begins, strict=True) if end < begin])
+    return Packed(Range, _in_both(these, _between(those)))
+
+
+def end_of(ranges: Sequence[Range], number: int) -> int:
+    """The first number from this one on that is not in those ranges."""
+    at = bisect_right(ranges, number, key=attrgetter("first")) - 1
+    return max(number, ranges[at].end) if at >= 0 else number
+
+
+def touches(ranges: Sequence[Range], first: int, end: int) -> bool:
+    """Whether any number from ``first`` up to, not including, ``end`` is in those ranges."""
+    at = bisect_left(ranges, end, key=attrgetter("first"))
+    return first < end and at > 0 and ranges[at - 1].end > first
+
+
+def _in_both(these: Iterable[tuple[int, int]], those: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    left, right = iter(these), iter(those)
+    one, other = next(left, None), next(right, None)
+    while one is not None and other is not None:
+        first, end = max(one[0], other[0]), min(one[1], other[1])
+        if first < end:
+            yield first, end
+        if one[1] < other[1]:
+            one = next(left, None)
+        else:
+            other = next(right, None)
+
+
+def _between(ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """All other numbers."""
+    begin = 0
+    for first, end in ranges:
+        if begin < first:
+            yield begin, first
+        begin = end
+    if begin < FOREVER:
+        yield begin, FOREVER
 
 
 def chain(history: History, size: SegmentSize, first: int = 0, end: int = FOREVER) -> list[Stretch]:
@@ -129,7 +181,7 @@ def chain(history: History, size: SegmentSize, first: int = 0, end: int = FOREVE
 def reach(archived: Archived, history: History, size: SegmentSize, first: int) -> int:
     """Up to which number, from ``first`` on, the chain is stored without a break, over recorded gaps of its own files."""
     for stretch in chain(history, size, first):
-        known = merged([*archived.segments.get(stretch.timeline, ()), *archived.gaps.get(stretch.timeline, ())])
+        known = united(archived.segments.get(stretch.timeline, ()), archived.gaps.get(stretch.timeline, ()))
         missing = subtract([Range(stretch.first, stretch.end)], known)
         if missing:
             return missing[0].first
@@ -149,7 +201,7 @@ def begins(starts: Iterable[int], archived: Archived, history: History, size: Se
     return first
 
 
-def hidden(archived: Archived, history: History, size: SegmentSize, first: int, start: int) -> list[Stretch]:
+def hidden(archived: Archived, history: History, size: SegmentSize, first: int, start: int) -> Stretches:
     """What is missing of the chain below ``start``, and lies above something that is stored from ``first`` on.
 
     But for what a floor gave up: there a hole hides nothing.
@@ -159,7 +211,7 @@ def hidden(archived: Archived, history: History, size: SegmentSize, first: int, 
     return missing(archived, history, size, lowest, start)
 
 
-def missing(archived: Archived, history: History, size: SegmentSize, first: int, end: int) -> list[Stretch]:
+def missing(archived: Archived, history: History, size: SegmentSize, first: int, end: int) -> Stretches:
     """What is neither stored nor in a recorded gap of the chain from ``first`` up to ``end``, but for what a floor gave up."""
     files = without(chain(history, size, first, end), archived.below)
     return without(without(files, archived.segments), archived.gaps)
@@ -174,45 +226,53 @@ def last_stored(archived: Archived, history: History, size: SegmentSize) -> int 
 def coverage(archived: Archived, history: History, size: SegmentSize, first: int, end: int) -> Coverage:
     """Look at the chain from segment ``first`` up to ``end``."""
     files = chain(history, size, first, end)
-    stored = within(archived.segments, files)
-    holes = [Hole(hole, recorded=False) for hole in without(without(files, archived.segments), archived.gaps)]
-    holes += [Hole(hole, recorded=True) for hole in within(archived.gaps, without(files, archived.segments))]
-    everything = [Stretch(timeline, *found) for timeline in archived.segments for found in archived.segments[timeline]]
-    whole_chain: dict[int, list[Range]] = {
-        stretch.timeline: [Range(stretch.first, stretch.end)] for stretch in chain(history, size)
-    }
+    stored, absent = within(archived.segments, files), without(files, archived.segments)
+    holes = heapq.merge(
+        (Hole(*hole, recorded=False) for hole in without(absent, archived.gaps)),
+        (Hole(*hole, recorded=True) for hole in within(archived.gaps, absent)),
+        key=attrgetter("first"),
+    )
+    everything = (
+        Stretch(timeline, *found) for timeline in sorted(archived.segments) for found in archived.segments[timeline]
+    )
+    whole_chain = {stretch.timeline: [Range(stretch.first, stretch.end)] for stretch in chain(history, size)}
     begun = history.timeline_of(first, size)
     return Coverage(
         first=first,
         end=end,
-        stored=tuple(stored),
-        holes=tuple(sorted(holes, key=lambda hole: hole.stretch.first)),
-        windows=tuple(merged((stretch.first, stretch.end) for stretch in stored)),
-        closed=tuple(within(archived.gaps, stored)),
-        before=tuple(within(archived.segments, chain(history, size, 0, first))),
-        beyond=tuple(within(archived.segments, chain(history, size, end))),
-        orphans=tuple(sorted(without(everything, whole_chain))),
-        missing_histories=tuple(
-            subtract(
-                merged([(begun + 1, history.timeline + 1)]), merged((there, there + 1) for there in archived.histories)
-            )
+        stored=stored,
+        holes=Packed(_hole, holes),
+        windows=united((begin, stop) for _, begin, stop in stored),
+        closed=within(archived.gaps, stored),
+        before=within(archived.segments, chain(history, size, 0, first)),
+        beyond=within(archived.segments, chain(history, size, end)),
+        orphans=without(everything, whole_chain),
+        missing_histories=subtract(
+            merged([(begun + 1, history.timeline + 1)]), merged((there, there + 1) for there in archived.histories)
         ),
     )
 
 
-def within(ranges: Mapping[int, Sequence[Range]], stretches: Iterable[Stretch]) -> list[Stretch]:
-    """What of the stretches is in their timelines' ranges."""
-    return [
-        Stretch(timeline, *found)
-        for timeline, first, end in stretches
-        for found in intersect([Range(first, end)], ranges.get(timeline, ()))
-    ]
+def _hole(timeline: int, first: int, end: int, recorded: int) -> Hole:
+    return Hole(timeline, first, end, bool(recorded))
 
 
-def without(stretches: Iterable[Stretch], ranges: Mapping[int, Sequence[Range]]) -> list[Stretch]:
-    """What of the stretches is not in their timelines' ranges."""
-    return [
-        Stretch(timeline, *found)
-        for timeline, first, end in stretches
-        for found in subtract([Range(first, end)], ranges.get(timeline, ()))
-    ]
+def within(ranges: Mapping[int, Iterable[Range]], stretches: Iterable[Stretch]) -> Stretches:
+    """What of the stretches, which are in order, is in their timelines' ranges."""
+    return Packed(Stretch, _each(stretches, lambda timeline, parts: _in_both(parts, ranges.get(timeline, ()))))
+
+
+def without(stretches: Iterable[Stretch], ranges: Mapping[int, Iterable[Range]]) -> Stretches:
+    """What of the stretches, which are in order, is not in their timelines' ranges."""
+    return Packed(
+        Stretch, _each(stretches, lambda timeline, parts: _in_both(parts, _between(ranges.get(timeline, ()))))
+    )
+
+
+def _each(
+    stretches: Iterable[Stretch], look: Callable[[int, Iterator[tuple[int, int]]], Iterator[tuple[int, int]]]
+) -> Iterator[tuple[int, int, int]]:
+    """What is found in those of each timeline, all at once."""
+    for timeline, those in groupby(stretches, key=itemgetter(0)):
+        for first, end in look(timeline, ((first, end) for _, first, end in those)):
+            yield timeline, first, end

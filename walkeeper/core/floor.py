@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from walkeeper.core.amounts import to_the_second
 from walkeeper.core.backup import BackupId, Count, Position, Text, Timeline, WalRange
-from walkeeper.core.coverage import Range, merged, subtract
+from walkeeper.core.coverage import Range, Ranges, merged, subtract
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.names import Segment
 from walkeeper.errors import BadFloor, WalkeeperError
@@ -77,7 +77,7 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
         return moment(self.at) + timedelta(seconds=self.grace)
 
     @property
-    def covered(self) -> dict[int, list[Range]]:
+    def covered(self) -> dict[int, Ranges]:
         """Segment numbers below it, by timeline; those too that it keeps."""
         found: dict[int, list[Range]] = {}
         for each in self.below:
@@ -85,7 +85,7 @@ class Floor(msgspec.Struct, frozen=True, kw_only=True):
         return {timeline: merged(ranges) for timeline, ranges in found.items()}
 
     @property
-    def given_up(self) -> dict[int, list[Range]]:
+    def given_up(self) -> dict[int, Ranges]:
         kept = segments(self.kept, self.size)
         return {timeline: subtract(ranges, kept.get(timeline, ())) for timeline, ranges in self.covered.items()}
 
@@ -166,17 +166,17 @@ def lasting(until: str) -> str:
     return "forever" if moment(until) >= FOREVER else f"until {to_the_second(until)}"
 
 
-def given_up(floors: Iterable[Floor]) -> dict[int, list[Range]]:
+def given_up(floors: Iterable[Floor]) -> dict[int, Ranges]:
     """What floors that were not revoked give up together: numbers, by timeline."""
     return _together(floor.given_up for floor in floors)
 
 
-def covered(floors: Iterable[Floor]) -> dict[int, list[Range]]:
+def covered(floors: Iterable[Floor]) -> dict[int, Ranges]:
     """The same, with what they keep."""
     return _together(floor.covered for floor in floors)
 
 
-def segments(ranges: Iterable[WalRange], size: SegmentSize) -> dict[int, list[Range]]:
+def segments(ranges: Iterable[WalRange], size: SegmentSize) -> dict[int, Ranges]:
     """The numbers of the segments that those ranges touch, by timeline."""
     found: dict[int, list[Range]] = {}
     for each in ranges:
@@ -185,7 +185,7 @@ def segments(ranges: Iterable[WalRange], size: SegmentSize) -> dict[int, list[Ra
     return {timeline: merged(numbers) for timeline, numbers in found.items()}
 
 
-def _together(parts: Iterable[Mapping[int, Sequence[Range]]]) -> dict[int, list[Range]]:
+def _together(parts: Iterable[Mapping[int, Sequence[Range]]]) -> dict[int, Ranges]:
     found: dict[int, list[Range]] = {}
     for part in parts:
         for timeline, ranges in part.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import chain
 
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
@@ -96,7 +97,7 @@ class Frontier:
     def suspect(self, first: int, end: int) -> None:
         """Those segments, by number, may be lost: they hold the frontier up until they are found, or recorded as a gap."""
         self._suspected.add(max(first, self._next), end)
-        for begun, ended in (*self._ahead, *self._gaps):
+        for begun, ended in chain(self._ahead, self._gaps):
             self._suspected.remove(begun, ended)
         self.suspected = tuple(self._suspected)
 

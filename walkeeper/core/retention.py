@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from walkeeper.core.backup import Backup, BackupId, WalRange
-from walkeeper.core.coverage import Range, merged, subtract
+from walkeeper.core.coverage import Range, Ranges, merged, subtract
 from walkeeper.core.elapsed import Elapsed
 from walkeeper.core.floor import EVERYTHING, Below, Pin, Retained, moment, segments
 from walkeeper.core.history import History
@@ -73,7 +73,7 @@ class Plan:
         return {each.timeline: [Range(0, Lsn.parse(each.lsn) // self.first.size)] for each in self.below}
 
     @property
-    def given_up(self) -> dict[int, list[Range]]:
+    def given_up(self) -> dict[int, Ranges]:
         kept = segments(self.kept, self.first.size)
         return {timeline: subtract(ranges, kept.get(timeline, ())) for timeline, ranges in self.covered.items()}
 

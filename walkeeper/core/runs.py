@@ -1,8 +1,9 @@
-"""Sets of segment numbers as sorted, disjoint runs: a million without a hole cost what one does."""
+"""Sets of segment numbers as sorted, disjoint runs: a million without a hole cost what one does, and a run sixteen bytes."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 
@@ -10,8 +11,8 @@ class Runs:
     """A set of whole numbers. Not safe for several threads."""
 
     def __init__(self) -> None:
-        self._firsts: list[int] = []
-        self._ends: list[int] = []
+        self._firsts = array("Q")
+        self._ends = array("Q")
         """Not included."""
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -39,16 +40,17 @@ class Runs:
             first = self._firsts[low]
         high = bisect_right(self._firsts, end)
         end = max([end, *self._ends[max(low, high - 1) : high]])
-        self._firsts[low:high], self._ends[low:high] = [first], [end]
+        self._put(low, high, [(first, end)])
 
     def remove(self, first: int, end: int) -> None:
         """Those from ``first`` up to, not including, ``end``, as far as they are in it."""
         if first >= end:
             return
-        kept = [
-            part
-            for run in self
-            for part in ((run[0], min(run[1], first)), (max(run[0], end), run[1]))
-            if part[0] < part[1]
-        ]
-        self._firsts, self._ends = [part[0] for part in kept], [part[1] for part in kept]
+        low, high = bisect_right(self._ends, first), bisect_left(self._firsts, end)
+        if low < high:
+            parts = ((self._firsts[low], first), (end, self._ends[high - 1]))
+            self._put(low, high, [part for part in parts if part[0] < part[1]])
+
+    def _put(self, low: int, high: int, runs: list[tuple[int, int]]) -> None:
+        self._firsts[low:high] = array("Q", [first for first, _ in runs])
+        self._ends[low:high] = array("Q", [end for _, end in runs])

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Literal, TypeAlias
 
 from walkeeper.core.backup import Backup
-from walkeeper.core.coverage import Archived, Range, chain, merged, subtract, within
+from walkeeper.core.coverage import Archived, Range, chain, end_of, subtract, touches
 from walkeeper.core.history import History
 from walkeeper.core.incremental import mismatch
 from walkeeper.core.lsn import Lsn, SegmentSize
@@ -220,21 +220,29 @@ class _Chain:
     def __init__(self, history: History, holdings: Holdings) -> None:
         self.history = history
         self._holdings = holdings
-        stored = within(holdings.usable, chain(history, holdings.size))
-        self.runs = merged((stretch.first, stretch.end) for stretch in stored)
+        self._ends = {stretch.timeline: stretch.end for stretch in chain(history, holdings.size)}
 
     def stored_to(self, position: Lsn) -> Lsn:
         """Up to where all WAL from the segment of ``position`` on is stored; the tail of the last one included."""
         number = position // self._holdings.size
         while True:
-            number = next((run.end for run in self.runs if run.first <= number < run.end), number)
             segment = self.history.segment(number, self._holdings.size)
+            usable = self._holdings.usable.get(segment.timeline, ())
+            if (reached := min(end_of(usable, number), self._ends[segment.timeline])) > number:
+                number = reached
+                continue
             if _holds(self._holdings.given_up, segment):
                 return segment.start
             reached = max(segment.start, self._holdings.partly.get(segment, segment.start))
             if reached < segment.end:
                 return reached
             number += 1  # all of it is there, in pieces
+
+    def goes_on_behind(self, number: int) -> bool:
+        """Whether any segment with a higher number is stored."""
+        usable = self._holdings.usable
+        behind = chain(self.history, self._holdings.size, number + 1)
+        return any(touches(usable.get(each.timeline, ()), each.first, each.end) for each in behind)
 
     def reach(self, backup: Backup) -> Lsn:
         return self.stored_to(Lsn.parse(backup.wal[0].start))
@@ -297,7 +305,7 @@ def _lacks(backup: Backup, holdings: Holdings, furthest: _Chain) -> tuple[str, b
         return f"its WAL is lost: {segment} is in a recorded gap", False
     if holdings.start is not None and number < holdings.start.number:
         return f"it needs {segment}, and the archive begins with {holdings.start}", False
-    if any(run.first > number for run in furthest.runs):
+    if furthest.goes_on_behind(number):
         return f"{segment} is missing in the store", False
     return f"its WAL is stored up to {reached}, and it needs it up to {consistent_at(backup)}", True
 

@@ -6,7 +6,7 @@ Exit 0: said, or done; 1: refused, and why; 2: cannot tell.
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -195,7 +195,7 @@ def _deleted(deleted: Deleted) -> dict[str, Any]:
     }
 
 
-def _stored(looked: Looked, given_up: dict[int, list[Range]] | Any) -> int:
+def _stored(looked: Looked, given_up: Mapping[int, Sequence[Range]]) -> int:
     """Of those numbers, how many are in the store."""
     segments = looked.archive.holdings.archived.segments
     return sum(

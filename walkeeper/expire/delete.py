@@ -14,7 +14,7 @@ Pins that ended long ago go, too: nobody else takes away those of a process that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -23,7 +23,7 @@ from walkeeper.archive.expiry import note_floor
 from walkeeper.archive.layout import ACCEPTED, Layout, parse_gap_name
 from walkeeper.archive.write import Archive
 from walkeeper.core.backup import Backup, BackupId, Tombstone
-from walkeeper.core.coverage import Range
+from walkeeper.core.coverage import Range, end_of
 from walkeeper.core.floor import written
 from walkeeper.core.lsn import SegmentSize
 from walkeeper.core.names import Segment
@@ -104,20 +104,26 @@ def _backup(
     return True
 
 
-def _wal(store: Store, layout: Layout, size: SegmentSize, ranges: Mapping[int, list[Range]]) -> Iterator[ObjectInfo]:
+def _wal(
+    store: Store, layout: Layout, size: SegmentSize, ranges: Mapping[int, Sequence[Range]]
+) -> Iterator[ObjectInfo]:
     """Segments, and what has one's name with more behind it, in the order of their names."""
     for info in store.list(layout.wal):
         if _within(info.key.rpartition("/")[2][:_NAME], size, ranges):
             yield info
 
 
-def _tails(store: Store, layout: Layout, size: SegmentSize, ranges: Mapping[int, list[Range]]) -> Iterator[ObjectInfo]:
+def _tails(
+    store: Store, layout: Layout, size: SegmentSize, ranges: Mapping[int, Sequence[Range]]
+) -> Iterator[ObjectInfo]:
     for info in store.list(layout.tails):
         if _within(info.key.removeprefix(layout.tails).partition("/")[0], size, ranges):
             yield info
 
 
-def _gaps(store: Store, layout: Layout, size: SegmentSize, ranges: Mapping[int, list[Range]]) -> Iterator[ObjectInfo]:
+def _gaps(
+    store: Store, layout: Layout, size: SegmentSize, ranges: Mapping[int, Sequence[Range]]
+) -> Iterator[ObjectInfo]:
     """Those that lie below as a whole, and people's words about them."""
     for info in store.list(layout.gaps):
         name = info.key.removeprefix(layout.gaps).replace(ACCEPTED, ".json")
@@ -129,12 +135,12 @@ def _gaps(store: Store, layout: Layout, size: SegmentSize, ranges: Mapping[int, 
             yield info
 
 
-def _within(name: str, size: SegmentSize, ranges: Mapping[int, list[Range]]) -> bool:
+def _within(name: str, size: SegmentSize, ranges: Mapping[int, Sequence[Range]]) -> bool:
     try:
         segment = Segment.parse(name, size)
     except BadName:
         return False  # not ours
-    return any(each.first <= segment.number < each.end for each in ranges.get(segment.timeline, ()))
+    return end_of(ranges.get(segment.timeline, ()), segment.number) > segment.number
 
 
 def _all(store: Store, found: Iterator[ObjectInfo], deleted: Deleted, progress: Callable[[Deleted], None]) -> None:

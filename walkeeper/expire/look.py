@@ -16,7 +16,7 @@ from walkeeper.archive.restorable import Documents, Restorable
 from walkeeper.archive.restorable import look as look_at_archive
 from walkeeper.core import windows
 from walkeeper.core.backup import BackupId, WalRange
-from walkeeper.core.coverage import Range, intersect, merged, subtract
+from walkeeper.core.coverage import Range, Ranges, intersect, merged, subtract
 from walkeeper.core.elapsed import Elapsed
 from walkeeper.core.floor import LONGEST_PIN, MAX_IDS, Below, Floor, Pin, covered, given_up, moment, written
 from walkeeper.core.lsn import Lsn, SegmentSize
@@ -92,8 +92,8 @@ class Going:
     """
 
     first: Segment | None = None
-    wal: Mapping[int, list[Range]] = field(default_factory=dict)
-    below: Mapping[int, list[Range]] = field(default_factory=dict)
+    wal: Mapping[int, Sequence[Range]] = field(default_factory=dict)
+    below: Mapping[int, Sequence[Range]] = field(default_factory=dict)
     backups: tuple[str, ...] = ()
     unfinished: tuple[str, ...] = ()
     floors: tuple[int, ...] = ()
@@ -214,7 +214,10 @@ def next_floor(looked: Looked, grace: timedelta, member: str) -> Floor | None:
 
 
 def _kept(
-    below: Mapping[int, Lsn], size: SegmentSize, recorded: Mapping[int, list[Range]], planned: Mapping[int, list[Range]]
+    below: Mapping[int, Lsn],
+    size: SegmentSize,
+    recorded: Mapping[int, Sequence[Range]],
+    planned: Mapping[int, Sequence[Range]],
 ) -> Iterator[WalRange]:
     """All below that neither an earlier floor nor this plan gives up."""
     for timeline, lsn in sorted(below.items()):
@@ -223,7 +226,7 @@ def _kept(
             yield WalRange(timeline, str(Lsn(first * size)), str(Lsn(end * size)))
 
 
-def _both(these: Mapping[int, Sequence[Range]], those: Mapping[int, Sequence[Range]]) -> dict[int, list[Range]]:
+def _both(these: Mapping[int, Sequence[Range]], those: Mapping[int, Sequence[Range]]) -> dict[int, Ranges]:
     return {timeline: intersect(ranges, those.get(timeline, ())) for timeline, ranges in these.items()}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from walkeeper.core.coverage import Range, chain, merged, subtract
+from walkeeper.core.coverage import Range, chain, merged, subtract, united
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn, SegmentSize
 from walkeeper.core.record import Gap
@@ -20,9 +20,9 @@ class Lane:
     parent: int | None
     begins: Lsn
     ends: Lsn
-    stored: tuple[Range, ...]
-    gaps: tuple[Range, ...]
-    missing: tuple[Range, ...]
+    stored: Sequence[Range]
+    gaps: Sequence[Range]
+    missing: Sequence[Range]
     """Below the frontier, on the chain, and not in the store; and nobody recorded a gap."""
     on_chain: bool
     """Whether recovery to the newest timeline reads it."""
@@ -68,7 +68,7 @@ def picture_of(facts: Facts) -> Picture | None:
     newest = History(1) if claim.timeline == 1 else histories.get(claim.timeline)
     lost = _lost(claim, (*claim.gaps, *(listing.gaps if listing else ())))
     stored = _stored(facts, claim, newest, lost)
-    lost = {timeline: tuple(subtract(parts, stored.get(timeline, ()))) for timeline, parts in lost.items()}
+    lost = {timeline: subtract(parts, stored.get(timeline, ())) for timeline, parts in lost.items()}
     missing = _missing(facts, claim, newest, stored, lost)
     server, slot = facts.report["server"], facts.report["hold_slot"]
     follows = server is not None and (server["in_recovery"] or server["timeline"] == claim.timeline)
@@ -80,10 +80,10 @@ def picture_of(facts: Facts) -> Picture | None:
         reach[fork.timeline] = max(fork.lsn, reach.get(fork.timeline, fork.lsn))
     lanes = []
     for timeline in sorted({*stored, *lost, *missing, *reach, *begins}):
-        parts = (*stored.get(timeline, ()), *lost.get(timeline, ()), *missing.get(timeline, ()))
+        parts = [part for parts in (stored, lost, missing) if (part := parts.get(timeline))]  # each in order
         switch = begins.get(timeline)
-        first = Lsn(min(part.first for part in parts) * claim.size) if parts else claim.start
-        last = Lsn(max(part.end for part in parts) * claim.size) if parts else claim.start
+        first = Lsn(min(part[0].first for part in parts) * claim.size) if parts else claim.start
+        last = Lsn(max(part[-1].end for part in parts) * claim.size) if parts else claim.start
         lanes.append(
             Lane(
                 timeline,
@@ -123,7 +123,7 @@ def _times(facts: Facts) -> tuple[tuple[Lsn, str], ...]:
     return tuple(sorted(known.items()))
 
 
-_Parts = dict[int, tuple[Range, ...]]
+_Parts = dict[int, Sequence[Range]]
 
 
 def _lost(claim: Claim, gaps: tuple[Gap, ...]) -> _Parts:
@@ -131,7 +131,7 @@ def _lost(claim: Claim, gaps: tuple[Gap, ...]) -> _Parts:
     for gap in gaps:
         first, end = Lsn.parse(gap.start) // claim.size, Lsn.parse(gap.end) // claim.size
         found.setdefault(gap.timeline, []).append(Range(first, end))
-    return {timeline: tuple(merged(parts)) for timeline, parts in found.items()}
+    return {timeline: merged(parts) for timeline, parts in found.items()}
 
 
 def _stored(facts: Facts, claim: Claim, newest: History | None, lost: _Parts) -> _Parts:
@@ -141,9 +141,7 @@ def _stored(facts: Facts, claim: Claim, newest: History | None, lost: _Parts) ->
     claimed = _chain(newest, claim, since, claim.frontier)
     listed: Mapping[int, Sequence[Range]] = listing.stored if listing else {}
     return {
-        timeline: tuple(
-            merged([*listed.get(timeline, ()), *subtract(claimed.get(timeline, ()), lost.get(timeline, ()))])
-        )
+        timeline: united(listed.get(timeline, ()), subtract(claimed.get(timeline, ()), lost.get(timeline, ())))
         for timeline in {*listed, *claimed}
     }
 
@@ -154,7 +152,7 @@ def _missing(facts: Facts, claim: Claim, newest: History | None, stored: _Parts,
         return {}
     wanted = _chain(newest, claim, max(claim.start, listing.start), min(listing.frontier, claim.frontier))
     found = {
-        timeline: tuple(subtract(parts, merged([*stored.get(timeline, ()), *lost.get(timeline, ())])))
+        timeline: subtract(parts, united(stored.get(timeline, ()), lost.get(timeline, ())))
         for timeline, parts in wanted.items()
     }
     return {timeline: parts for timeline, parts in found.items() if parts}

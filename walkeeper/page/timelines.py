@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from walkeeper.core.amounts import size
@@ -211,7 +211,7 @@ def _table_row(picture: Picture, lane: Lane) -> str:
     )
 
 
-def _listed(picture: Picture, parts: tuple[Range, ...]) -> str:
+def _listed(picture: Picture, parts: Sequence[Range]) -> str:
     if not parts:
         return "none"
     shown = [_range(picture, part) for part in parts[-8:]]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -305,9 +305,9 @@ class Ends:
                 continue  # not ours
         return found
 
-    def _given_up(self, layout: Layout, asked: Segment) -> list[Range]:
+    def _given_up(self, layout: Layout, asked: Segment) -> Sequence[Range]:
         """Of its timeline. Raises BadFloor, too: what nobody can read may have given it up."""
-        return given_up(read_expiry(self._source.store, layout).floors).get(asked.timeline, [])
+        return given_up(read_expiry(self._source.store, layout).floors).get(asked.timeline, ())
 
     def _newer_histories(self, layout: Layout, asked: Segment, newer: list[int]) -> Iterator[History]:
         """Newest first, and none after one that says that the asked segment was there."""

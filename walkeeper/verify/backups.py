@@ -61,10 +61,12 @@ class Looked:
 
 def without(evidence: Evidence, history: History, damaged: Iterable[Range]) -> Evidence:
     """The same, where those numbers of ``history``'s chain count as not stored: no restore crosses them."""
-    stored = dict(evidence.archived.segments)
+    lost: dict[int, list[Range]] = {}
     for first, end in damaged:
         for timeline, begin, stop in chain(history, evidence.size, first, end):
-            stored[timeline] = subtract(stored.get(timeline, ()), [Range(begin, stop)])
+            lost.setdefault(timeline, []).append(Range(begin, stop))
+    stored = evidence.archived.segments
+    stored = {timeline: subtract(ranges, lost.get(timeline, ())) for timeline, ranges in stored.items()}
     return replace(evidence, archived=replace(evidence.archived, segments=stored))
 
 

@@ -11,7 +11,7 @@ from walkeeper.archive.contents import Contents
 from walkeeper.archive.open import open_archives
 from walkeeper.config import Config
 from walkeeper.core.amounts import size
-from walkeeper.core.coverage import Coverage, coverage, merged, subtract
+from walkeeper.core.coverage import Coverage, coverage, merged, subtract, united
 from walkeeper.core.names import Segment
 from walkeeper.lib.terminal import Progress
 from walkeeper.verify import backups, rebuild, tail, text, windows
@@ -69,7 +69,7 @@ def _work(config: Config, request: Request) -> tuple[str, int]:
                 _workers(config),
                 lambda so_far: _show(progress, so_far),
             )
-            found = replace(found, windows=tuple(subtract(found.windows, merged(deep.broken))))
+            found = replace(found, windows=subtract(found.windows, merged(deep.broken)))
             evidence = backups.without(evidence, target.history, merged(deep.broken))
         end = windows.end_of(evidence, target, opened)
         described, untimed = windows.windows(evidence, target, found, end, archives.codec)
@@ -111,8 +111,8 @@ def _covered(evidence: Evidence, target: Target) -> tuple[Evidence, Coverage]:
     if not present:
         return evidence, found
     segments = {
-        timeline: merged([*evidence.archived.segments.get(timeline, ()), *present.get(timeline, ())])
-        for timeline in {*evidence.archived.segments, *present}
+        timeline: united(evidence.archived.segments.get(timeline, ()), merged(present.get(timeline, ())))
+        for timeline in sorted({*evidence.archived.segments, *present})
     }
     archived = replace(evidence.archived, segments=segments)
     return replace(evidence, archived=archived), coverage(
@@ -123,5 +123,5 @@ def _covered(evidence: Evidence, target: Target) -> tuple[Evidence, Coverage]:
 def _missing(evidence: Evidence, found: Coverage) -> Iterator[Segment]:
     """The newest first."""
     for hole in reversed(found.holes):
-        for number in range(hole.stretch.end - 1, hole.stretch.first - 1, -1):
-            yield Segment(hole.stretch.timeline, number, evidence.size)
+        for number in range(hole.end - 1, hole.first - 1, -1):
+            yield Segment(hole.timeline, number, evidence.size)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from walkeeper.archive.codec import STORED, Codec
-from walkeeper.core.coverage import Coverage, Range, intersect, merged, subtract
+from walkeeper.core.coverage import Coverage, Range, end_of, intersect, subtract, touches, united
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
@@ -75,7 +77,7 @@ def look(
 ) -> Deep:
     """Memory: ``workers`` times a packed and a plain segment. What is damaged is told, and the rest looked at nevertheless."""
     deep = Deep(total=sum(stretch.length for stretch in found.stored))
-    locked, in_a_row, seams = "", 0, _Seams()
+    locked, in_a_row, seams = "", 0, _Seams(found.windows)
 
     def one(item: Item) -> Look:
         return look_at(evidence, item, history, codec)._replace(number=item.segment.number)
@@ -106,16 +108,20 @@ def look(
 
 
 class _Seams:
-    """Whether the WAL goes on from segment to segment; they come nearly in order, and only what lacks its neighbour is kept."""
+    """Whether the WAL goes on from segment to segment; they come nearly in order, and what waits for its neighbour is kept."""
 
-    def __init__(self) -> None:
+    def __init__(self, stored: Sequence[Range]) -> None:
+        self._stored = stored
         self._last: dict[int, Lsn] = {}
         self._before: dict[int, Lsn] = {}
 
     def torn(self, number: int, ends: Ends) -> Iterator[int]:
         """Those whose first record follows another one than that of the segment before."""
-        for each, known, others in ((number, ends.before, self._last), (number + 1, ends.last, self._before)):
-            if known is None:
+        for each, known, others, neighbour in (
+            (number, ends.before, self._last, number - 1),
+            (number + 1, ends.last, self._before, number + 1),
+        ):
+            if known is None or not touches(self._stored, neighbour, neighbour + 1):
                 continue
             if (other := others.pop(each, None)) is None:
                 (self._before if others is self._last else self._last)[each] = known
@@ -174,23 +180,21 @@ def _check(
 
 
 def _items(evidence: Evidence, found: Coverage) -> Iterator[Item]:
-    twice: dict[int, list[Range]] = {}
-    for timeline, both in duplicates(evidence):
-        twice.setdefault(timeline, []).append(both)
-    for timeline, first, end in found.stored:
-        chain = [Range(first, end)]
+    twice = duplicates(evidence)
+    for timeline, parts in groupby(found.stored, key=attrgetter("timeline")):
+        chain = united((first, end) for _, first, end in parts)
         stored = {suffix: intersect(stored_so(evidence, timeline, suffix), chain) for suffix in STORED}
-        more_than_once = intersect(merged(twice.get(timeline, ())), chain)
+        more_than_once = intersect(twice.get(timeline, ()), chain)
         for suffix, there in stored.items():
             yield from (
                 Item(segment, (suffix,)) for segment in _each(subtract(there, more_than_once), timeline, evidence)
             )
         for segment in _each(more_than_once, timeline, evidence):
-            number = [Range(segment.number, segment.number + 1)]
-            yield Item(segment, tuple(suffix for suffix in STORED if intersect(stored[suffix], number)))
+            suffixes = (suffix for suffix in STORED if end_of(stored[suffix], segment.number) > segment.number)
+            yield Item(segment, tuple(suffixes))
 
 
-def _each(ranges: list[Range], timeline: int, evidence: Evidence) -> Iterator[Segment]:
+def _each(ranges: Iterable[Range], timeline: int, evidence: Evidence) -> Iterator[Segment]:
     return (Segment(timeline, number, evidence.size) for first, end in ranges for number in range(first, end))
 
 

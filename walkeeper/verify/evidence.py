@@ -9,12 +9,13 @@ from itertools import islice
 from typing import Any, Final
 
 from walkeeper.archive import contents
-from walkeeper.archive.contents import Inventory, Listing, Names, Run
+from walkeeper.archive.contents import Inventory, Listing, Names
 from walkeeper.archive.expiry import below_floors
 from walkeeper.archive.histories import stored_history
 from walkeeper.archive.layout import Layout
 from walkeeper.archive.life import is_planted
 from walkeeper.archive.open import open_archives
+from walkeeper.archive.stored_runs import Runs
 from walkeeper.config import Config
 from walkeeper.core.coverage import Archived
 from walkeeper.core.history import History
@@ -45,7 +46,7 @@ class Evidence:
     claim: Claim
     starts: Sequence[Segment]
     inventory: Inventory
-    runs: Mapping[tuple[int, str], list[Run]]
+    runs: Mapping[tuple[int, str], Runs]
     archived: Archived
     histories: Mapping[int, History]
     bad_histories: Mapping[int, str]

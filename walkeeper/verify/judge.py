@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import IntEnum
@@ -12,7 +13,7 @@ from typing import Final
 
 from walkeeper.archive.codec import STORED
 from walkeeper.core.amounts import counted
-from walkeeper.core.coverage import Coverage, Hole, Range, Stretch, intersect, merged
+from walkeeper.core.coverage import Coverage, Hole, Ranges, Stretch, intersect, united
 from walkeeper.core.history import History, Switch
 from walkeeper.core.life import RENEW_SECONDS, WATCH_SECONDS
 from walkeeper.core.lsn import Lsn
@@ -36,7 +37,10 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """``kind`` is a stable word. ``first`` and ``last`` name segments, ``count`` says how many there are of them."""
+    """``kind`` is a stable word. ``first`` and ``last`` name segments, ``count`` says how many there are of them.
+
+    ``more``: for how many others of its kind it stands.
+    """
 
     severity: Severity
     kind: str
@@ -46,6 +50,7 @@ class Finding:
     last: str | None = None
     count: int = 0
     key: str | None = None
+    more: int = 0
 
 
 damage = partial(Finding, Severity.DAMAGE)
@@ -152,33 +157,48 @@ def _about_histories(evidence: Evidence, target: Target, found: Coverage) -> Ite
         ]
         for timeline in missing:
             yield damage("history_missing", f"timeline {timeline}: its history is not in the store", _LATEST)
+        yield from _untold(damage, {"history_missing": end - first})
 
 
 def _about_holes(evidence: Evidence, target: Target, found: Coverage, in_flight: int) -> Iterator[Finding]:
     begins = begins_with(evidence, target.history) or 0
-    told: dict[str, int] = {}
+    newest = found.end if target.by_record else found.end - in_flight
+    told: Counter[str] = Counter()
     for hole in found.holes:
-        finding = _hole(evidence, hole, begins)
-        if not target.by_record and hole.stretch.first >= found.end - in_flight and not hole.recorded:
-            finding = _on_its_way(evidence, hole)
-        told[finding.kind] = told.get(finding.kind, 0) + 1
-        if told[finding.kind] <= MOST:
-            yield finding
+        kind = _kind(hole, begins, newest)
+        told[kind] += 1
+        if told[kind] <= MOST:
+            yield _hole(evidence, hole, kind)
+    yield from _untold(damage, told)
+
+
+def _untold(severity: Callable[..., Finding], told: Mapping[str, int]) -> Iterator[Finding]:
     for kind, count in told.items():
         if count > MOST:
-            yield damage(kind, f"and {count - MOST} more of these", count=count - MOST)
+            yield severity(kind, f"and {count - MOST:,} more of these", count=count - MOST, more=count - MOST)
 
 
-def _hole(evidence: Evidence, hole: Hole, begins: int) -> Finding:
-    names, where, count = _names(hole.stretch, evidence), _where(hole.stretch, evidence), hole.stretch.length
+def _kind(hole: Hole, begins: int, newest: int) -> str:
+    """``newest``: from where on what is missing may be on its way."""
     if hole.recorded:
-        kind, text = "gap_recorded", f"{names}: lost, and recorded as a gap ({where})"
+        return "gap_recorded"
+    if hole.first >= newest:
+        return "maybe_on_its_way"
+    return "before_the_start" if hole.end <= begins else "gap"
+
+
+def _hole(evidence: Evidence, hole: Hole, kind: str) -> Finding:
+    if kind == "maybe_on_its_way":
+        return _on_its_way(evidence, hole)
+    names, where, count = _names(hole.stretch, evidence), _where(hole.stretch, evidence), hole.stretch.length
+    if kind == "gap_recorded":
+        text = f"{names}: lost, and recorded as a gap ({where})"
         hint = "No restore crosses the gap; base backups from after it are good. A member with this WAL closes it."
-    elif hole.stretch.end <= begins:
-        kind, text = "before_the_start", f"{names}: from before the archive's start ({where})"
+    elif kind == "before_the_start":
+        text = f"{names}: from before the archive's start ({where})"
         hint = "This base backup needs WAL that walkeeper never archived: take another one."
     else:
-        kind, text, hint = "gap", f"{names}: missing in the store ({where})", _LOST
+        text, hint = f"{names}: missing in the store ({where})", _LOST
     return damage(kind, text, hint, *_ends(hole.stretch, evidence), count)
 
 
@@ -198,7 +218,7 @@ def _about_objects(evidence: Evidence) -> Iterator[Finding]:
         yield damage("object_empty", f"{key}: the object is empty", _LOST, count=1, key=key)
     if inventory.empty.count > len(inventory.empty.first):
         more = inventory.empty.count - len(inventory.empty.first)
-        yield damage("object_empty", f"and {more} more empty objects", count=more)
+        yield damage("object_empty", f"and {more:,} more empty objects", count=more, more=more)
     if impossible := inventory.impossible(evidence.size):
         yield damage(
             "segment_size",
@@ -206,8 +226,11 @@ def _about_objects(evidence: Evidence) -> Iterator[Finding]:
             "A cluster with another wal_segment_size wrote here.",
             count=impossible,
         )
-    for timeline, twice in duplicates(evidence):
-        stretch = Stretch(timeline, *twice)
+    told: Counter[str] = Counter()
+    for stretch in (Stretch(timeline, *each) for timeline, twice in duplicates(evidence).items() for each in twice):
+        told["duplicate"] += 1
+        if told["duplicate"] > MOST:
+            continue
         yield note(
             "duplicate",
             f"{_names(stretch, evidence)}: stored under more than one of {', '.join(STORED)}",
@@ -215,19 +238,22 @@ def _about_objects(evidence: Evidence) -> Iterator[Finding]:
             *_ends(stretch, evidence),
             stretch.length,
         )
+    yield from _untold(note, told)
 
 
-def duplicates(evidence: Evidence) -> Iterator[tuple[int, Range]]:
-    """Segments that are stored under more than one suffix."""
+def duplicates(evidence: Evidence) -> dict[int, Ranges]:
+    """Segments that are stored under more than one suffix, by timeline."""
+    found = {}
     for timeline in evidence.archived.segments:
-        found = [stored_so(evidence, timeline, suffix) for suffix in STORED]
-        twice = [each for one, other in combinations(found, 2) for each in intersect(one, other)]
-        yield from ((timeline, each) for each in merged(twice))
+        stored = [stored_so(evidence, timeline, suffix) for suffix in STORED]
+        found[timeline] = united(*(intersect(one, other) for one, other in combinations(stored, 2)))
+    return found
 
 
-def stored_so(evidence: Evidence, timeline: int, suffix: str) -> list[Range]:
+def stored_so(evidence: Evidence, timeline: int, suffix: str) -> Ranges:
     """The numbers that are stored under that suffix."""
-    return merged((run.first, run.end) for run in evidence.runs.get((timeline, suffix), ()))
+    runs = evidence.runs.get((timeline, suffix))
+    return united(runs.numbers() if runs is not None else ())
 
 
 def _about_the_record(evidence: Evidence) -> Iterator[Finding]:
@@ -269,9 +295,9 @@ def _about_others(evidence: Evidence, record: Record) -> Iterator[Finding]:
             text = f"{key}: another cluster's agent archives here, too; its last sign of life is of {sign.modified:%F %T} UTC"
             yield damage("another_cluster", text, hint, key=key)
     for timeline in sorted(evidence.archived.segments):
-        times = [run for (number, _), runs in evidence.runs.items() for run in runs if number == timeline]
-        oldest = min((run.oldest for run in times if run.oldest), default=own.modified)
-        grown = max((run.newest for run in times if run.newest), default=quiet)
+        times = [runs.total() for (number, _), runs in evidence.runs.items() if number == timeline]
+        oldest = min((each.oldest for each in times if each.oldest), default=own.modified)
+        grown = max((each.newest for each in times if each.newest), default=quiet)
         if timeline > record.timeline and grown > quiet and own.modified - oldest > timedelta(seconds=RENEW_SECONDS):
             text = f"timeline {timeline} grows, while the record's owner is alive on timeline {record.timeline}"
             yield damage("another_timeline_grows", text, hint)
@@ -310,12 +336,13 @@ def _about_the_rest(evidence: Evidence, found: Coverage) -> Iterator[Finding]:
 
 def _told(kind: str, stretches: Iterable[Stretch], text: str, hint: str, evidence: Evidence) -> Iterator[Finding]:
     """One finding a timeline."""
-    by_timeline: dict[int, list[Stretch]] = {}
-    for stretch in stretches:
-        by_timeline.setdefault(stretch.timeline, []).append(stretch)
-    for timeline, parts in by_timeline.items():
-        count = sum(part.length for part in parts)
-        first, last = _ends(Stretch(timeline, parts[0].first, parts[-1].end), evidence)
+    whole: dict[int, Stretch] = {}
+    counts: Counter[int] = Counter()
+    for each in stretches:
+        whole[each.timeline] = Stretch(each.timeline, whole.get(each.timeline, each).first, each.end)
+        counts[each.timeline] += each.length
+    for timeline, count in counts.items():
+        first, last = _ends(whole[timeline], evidence)
         named = first if count == 1 else f"{first} to {last}"
         yield note(kind, f"{named}: {counted(count, 'segment')} {text}", hint, first, last, count)
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json as json_module
 from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import islice
 from typing import Any, Final
 
 from walkeeper.archive.codec import AGE, Codec
-from walkeeper.archive.contents import Run
 from walkeeper.archive.open import open_archives
+from walkeeper.archive.stored_runs import Run
 from walkeeper.archive.tail import longest_stored
 from walkeeper.config import Config
 from walkeeper.core.amounts import counted, size
-from walkeeper.core.coverage import coverage, intersect, last_stored
+from walkeeper.core.coverage import coverage, end_of, last_stored
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.errors import CannotTell
@@ -23,6 +24,7 @@ from walkeeper.verify.answer import FORMAT, SOUND, say_of_each
 from walkeeper.verify.evidence import Evidence, ask_the_dcs, gather
 from walkeeper.verify.tail import look
 from walkeeper.verify.target import choose
+from walkeeper.verify.windows import TOLD, not_shown
 
 _SHOWN: Final = 10
 """Ranges and gaps of one timeline, the newest ones, and names of one kind, that people are shown."""
@@ -39,7 +41,7 @@ def _work(config: Config, timeline: int | None, system_identifier: int | None, *
         evidence = gather(
             config, archives.store, claim, system_identifier, lambda count: progress.show(f"{count:,} objects listed")
         )
-        found = {**document(evidence, timeline), "windows": _windows(evidence, timeline, archives.codec)}
+        found = {**document(evidence, timeline), **_windows(evidence, timeline, archives.codec)}
     return json_module.dumps(found, indent=2) if json else "\n".join(map(printable, _lines(found)))
 
 
@@ -73,15 +75,18 @@ def document(evidence: Evidence, timeline: int | None = None) -> dict[str, Any]:
     }
 
 
-def _windows(evidence: Evidence, timeline: int | None, codec: Codec) -> list[dict[str, Any]] | None:
+def _windows(evidence: Evidence, timeline: int | None, codec: Codec) -> dict[str, Any]:
     """As verify has them, whose business it is to say why there are none; None where the chain is not known."""
     try:
         target = choose(evidence, None, timeline)
     except CannotTell:
-        return None
+        return {"windows": None, "older_windows": None}
     found = coverage(evidence.archived, target.history, evidence.size, target.first, target.end)
     end = windows.end_of(evidence, target, look(evidence, target))
-    return windows.windows(evidence, target, found, end, codec)[0]
+    return {
+        "windows": windows.windows(evidence, target, found, end, codec)[0],
+        "older_windows": windows.older(found),
+    }
 
 
 def _newest_tail(evidence: Evidence) -> dict[str, Any] | None:
@@ -104,26 +109,30 @@ def _newest_tail(evidence: Evidence) -> dict[str, Any] | None:
 def _timeline(evidence: Evidence, number: int) -> dict[str, Any]:
     history = evidence.histories.get(number)
     switch = history.switches[-1] if history and history.switches else None
-    runs = [(suffix, run) for (timeline, suffix), found in evidence.runs.items() if timeline == number for run in found]
-    runs.sort(key=lambda each: each[1].first)
+    runs = {suffix: found for (timeline, suffix), found in evidence.runs.items() if timeline == number}
+    newest = [(suffix, run) for suffix, found in runs.items() for run in islice(reversed(found), TOLD)]
+    newest = sorted(newest, key=lambda each: each[1].first)[-TOLD:]
+    totals = [found.total() for found in runs.values()]
     gaps, stored = evidence.archived.gaps.get(number, ()), evidence.archived.segments.get(number, ())
     return {
         "timeline": number,
         "parent": switch.timeline if switch else None,
         "forked_at": str(switch.lsn) if switch else None,
         "history": "damaged" if number in evidence.bad_histories else "stored" if history else "none",
-        "segments": sum(run.end - run.first for _, run in runs),
-        "bytes": sum(run.bytes for _, run in runs),
-        "ranges": [_range(evidence, number, suffix, run) for suffix, run in runs],
+        "segments": sum(each.segments for each in totals),
+        "bytes": sum(each.bytes for each in totals),
+        "ranges": [_range(evidence, number, suffix, run) for suffix, run in newest],
+        "older_ranges": sum(map(len, runs.values())) - len(newest),
         "gaps": [
             {
                 "start_lsn": str(Lsn(gap.first * evidence.size)),
                 "end_lsn": str(Lsn(gap.end * evidence.size)),
                 "segments": gap.length,
-                "closed": sum(part.length for part in intersect([gap], stored)) == gap.length,
+                "closed": end_of(stored, gap.first) >= gap.end,
             }
-            for gap in gaps
+            for gap in gaps[-TOLD:]
         ],
+        "older_gaps": max(0, len(gaps) - TOLD),
     }
 
 
@@ -149,7 +158,7 @@ def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"Frontier  {record['frontier']} on timeline {record['timeline']}" if record else "Frontier  unknown"
     yield f"Objects   {found['objects']:,}, {size(found['bytes'])}"
     if found["windows"] is not None:
-        yield from windows.lines(found["windows"], len("Objects   "))
+        yield from windows.lines(found["windows"], found["older_windows"], len("Objects   "))
     for timeline in found["timelines"]:
         yield ""
         yield from _timeline_lines(timeline)
@@ -162,7 +171,7 @@ def _timeline_lines(timeline: dict[str, Any]) -> Iterator[str]:
     yield f"Timeline {timeline['timeline']}{forked}{history}"
     ranges = timeline["ranges"]
     if len(ranges) > _SHOWN:
-        yield f"  {counted(len(ranges) - _SHOWN, 'older range')}: --json has them"
+        yield f"  {not_shown(len(ranges), _SHOWN, 'older range', timeline['older_ranges'])}"
     for each in ranges[-_SHOWN:]:
         yield f"  {each['first']}..{each['last']}"
         when = _when(each["oldest"], each["newest"])
@@ -174,7 +183,7 @@ def _timeline_lines(timeline: dict[str, Any]) -> Iterator[str]:
     if not ranges:
         yield "  no segments"
     if len(timeline["gaps"]) > _SHOWN:
-        yield f"  {counted(len(timeline['gaps']) - _SHOWN, 'older recorded gap')}: --json has them"
+        yield f"  {not_shown(len(timeline['gaps']), _SHOWN, 'older recorded gap', timeline['older_gaps'])}"
     for gap in timeline["gaps"][-_SHOWN:]:
         closed = ", closed since" if gap["closed"] else ""
         yield f"  recorded gap: {gap['start_lsn']} to {gap['end_lsn']}, {counted(gap['segments'], 'segment')}{closed}"

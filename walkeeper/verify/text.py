@@ -19,7 +19,7 @@ from walkeeper.verify.evidence import Evidence
 from walkeeper.verify.judge import Finding, Severity
 from walkeeper.verify.tail import OpenSegment
 from walkeeper.verify.target import Target
-from walkeeper.verify.windows import backup_lines, end_of
+from walkeeper.verify.windows import backup_lines, end_of, older
 from walkeeper.verify.windows import lines as window_lines
 
 _WIDTH: Final = 80
@@ -51,9 +51,7 @@ def document(
         "exit_code": code,
         **evidence.described(),
         "timeline": target.history.timeline,
-        "timelines": sorted(
-            {timeline for timeline, _, _ in found.stored} | {hole.stretch.timeline for hole in found.holes}
-        ),
+        "timelines": sorted({timeline for timeline, _, _ in found.stored} | {hole.timeline for hole in found.holes}),
         "start": _start(evidence, target),
         "start_lsn": str(Lsn(target.first * evidence.size)),
         "end_lsn": str(end_of(evidence, target, opened)),
@@ -62,6 +60,7 @@ def document(
         "archive_objects": evidence.inventory.objects,
         "archive_bytes": evidence.inventory.bytes,
         "windows": windows,
+        "older_windows": older(found),
         "tail": None
         if opened is None or not opened.pieces
         else {"segment": opened.segment.name, "end_lsn": str(opened.end), "pieces": opened.pieces},
@@ -80,7 +79,7 @@ def document(
 
 def render(found: dict[str, Any]) -> str:
     """A document for people."""
-    restorable = window_lines(found["windows"], len(_INDENT))
+    restorable = window_lines(found["windows"], found["older_windows"], len(_INDENT))
     lines = [*at_margin(_head(found), _WIDTH), *restorable, *backup_lines(found["backups"], len(_INDENT)), ""]
     lines += [*_findings(found), *textwrap.wrap(_verdict(found), _WIDTH)]
     return "\n".join(map(printable, lines))
@@ -118,6 +117,7 @@ def _head(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _findings(found: dict[str, Any]) -> Iterator[str]:
     kinds = Counter(finding["kind"] for finding in found["findings"])
+    untold = Counter({finding["kind"]: finding["more"] for finding in found["findings"] if finding["more"]})
     shown: Counter[str] = Counter()
     hinted: set[tuple[str, str]] = set()
     for finding in found["findings"]:
@@ -132,7 +132,10 @@ def _findings(found: dict[str, Any]) -> Iterator[str]:
                 f"HINT: {hint}", _WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT + " " * 6
             )
         if shown[kind] == _SHOWN < kinds[kind]:
-            yield from wrapped("", f"and {kinds[kind] - _SHOWN:,} more of kind {kind}: --json has them", _WIDTH)
+            rest, has = kinds[kind] - _SHOWN, "them"
+            if untold[kind]:
+                rest, has = rest - 1 + untold[kind], f"the first {kinds[kind] - 1:,} of all"
+            yield from wrapped("", f"and {rest:,} more of kind {kind}: --json has {has}", _WIDTH)
     if kinds:
         yield ""
 

@@ -20,6 +20,8 @@ from walkeeper.verify.target import Target
 
 TIMED: Final = 8
 """Windows, the newest ones, whose times are looked for."""
+TOLD: Final = 1000
+"""Of each list the newest ones, which --json has; how many there are besides it says, too."""
 _SHOWN: Final = 10
 """Windows, the newest ones, that people are shown; --json has more."""
 
@@ -36,17 +38,18 @@ def end_of(evidence: Evidence, target: Target, opened: OpenSegment | None) -> Ls
 def windows(
     evidence: Evidence, target: Target, found: Coverage, end: Lsn, codec: Codec
 ) -> tuple[list[dict[str, Any]], list[Finding]]:
-    """Oldest first, as --json has them; and what there is to say where times could not be read.
+    """The newest, as --json has them, oldest first; and what there is to say where times could not be read.
 
     Costs two objects for most windows, and 2 x NEAR where transactions are long or rare.
     """
     times = CommitTimes(evidence.store, evidence.layout, codec, target.history, evidence.size)
     findings: list[Finding] = []
     described = []
-    for index, (first, stop) in enumerate(found.windows):
+    told = found.windows[-TOLD:]
+    for index, (first, stop) in enumerate(told):
         begin, behind = Lsn(first * evidence.size), end if stop == target.end else Lsn(stop * evidence.size)
         ends: tuple[Commit | None, Commit | None] = (None, None)
-        if index >= len(found.windows) - TIMED and not findings:
+        if index >= len(told) - TIMED and not findings:
             try:
                 ends = with_retries(lambda begin=begin, behind=behind: times.between(begin, behind, NEAR))  # type: ignore[misc]
             except Locked as locked:
@@ -67,11 +70,22 @@ def windows(
     return described, findings
 
 
-def lines(described: list[dict[str, Any]], indent: int) -> Iterator[str]:
+def older(found: Coverage) -> int:
+    """How many windows there are besides those."""
+    return max(0, len(found.windows) - TOLD)
+
+
+def not_shown(there: int, shown: int, what: str, more: int) -> str:
+    """``more`` are those that --json does not have either."""
+    has = f"--json has the newest {there:,} of all" if more else "--json has them"
+    return f"{counted(there - shown + more, what)}: {has}"
+
+
+def lines(described: list[dict[str, Any]], older: int, indent: int) -> Iterator[str]:
     """What WAL is there without a hole, for base backups of any tool."""
     word = "WAL"
     if len(described) > _SHOWN:
-        yield f"{word.ljust(indent)}{counted(len(described) - _SHOWN, 'older window')}: --json has them; the newest ones:"
+        yield f"{word.ljust(indent)}{not_shown(len(described), _SHOWN, 'older window', older)}; the newest ones:"
         word = ""
     for window in described[-_SHOWN:]:
         count = counted(window["segments"], "segment")

@@ -8,7 +8,7 @@ some at a time. Such a frontier takes a listing of the archive, too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from operator import itemgetter
@@ -30,6 +30,7 @@ from walkeeper.agent.archiver.recorded_gaps import LONGEST
 from walkeeper.agent.archiver.refusals import pass_or_raise
 from walkeeper.archive.write import Archive
 from walkeeper.core.beliefs import NO_ARCHIVE, PROMOTE, must_compare, must_compare_own, nothing_archived
+from walkeeper.core.coverage import intersect
 from walkeeper.core.history import History
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
@@ -72,7 +73,7 @@ class Belief:
     compared: list[Compared] = field(default_factory=list)
     lives: dict[SecondLife, SecondLife | None] = field(default_factory=dict)
     """What becomes of the second lives that it was held against; None: they need not be remembered any longer."""
-    listed: list[tuple[int, int]] = field(default_factory=list)
+    listed: Sequence[tuple[int, int]] = ()
     """Runs of segment numbers above ``lsn`` that the store lists and this server no longer has."""
 
 
@@ -190,7 +191,7 @@ def _by_record(me: str, record: Record, archive: Archive, local: LocalWal, accep
     belief = Belief(start, first, record.gaps, record.gaps_total, by_record=True, start_is_stated=stored.first == first)
     belief.lacking, belief.history_sha256 = compare_histories(archive, local, stored.histories, record)
     unsaid = stored.below if not record.below_sha256 else None
-    hole, belief.listed = _hole(unsaid.segment, first, record, archive, local) if unsaid is not None else (None, [])
+    hole, belief.listed = _hole(unsaid.segment, first, record, archive, local) if unsaid is not None else (None, ())
     if hole is not None:
         _go_to(belief, hole.start, record, archive, local)
     elif unsaid is not None:
@@ -251,7 +252,7 @@ def _lies_in_a_gap(segment: Segment, record: Record, archive: Archive) -> bool:
 
 def _hole(
     below: Segment, first: Segment, record: Record, archive: Archive, local: LocalWal
-) -> tuple[Segment | None, list[tuple[int, int]]]:
+) -> tuple[Segment | None, Sequence[tuple[int, int]]]:
     """The first segment up to ``below`` that the store lacks, by its listing and by a look at each that this server still has;
     and what is listed below those.
 
@@ -264,7 +265,7 @@ def _hole(
     missing, listed = archive.contents.along(chain, first, below)
     known = here[0].number if here else below.number
     hole = min(filter(None, (looked, missing)), key=lambda segment: segment.number, default=None)
-    return hole, [(run.first, min(run.end, known)) for run in listed if run.first < known]
+    return hole, intersect(listed, [(0, known)])
 
 
 def _compare_last(belief: Belief, record: Record, stored: Stored, local: LocalWal, server: LocalServer) -> None:

@@ -95,7 +95,7 @@ class StoreListing:
         layout = self._archives.layout(int(record.system_identifier))
         contents = self._archives.contents(layout.system_identifier, record.size)
         found = contents.listed(layout.wal, layout.gaps, layout.starts, at_most=MAX_OBJECTS)
-        stored = {timeline: tuple(those) for timeline, those in found.archived(record.size).segments.items()}
+        stored = found.archived(record.size).segments
         histories: dict[int, History] = {}
         for timeline in sorted({*stored, record.timeline}, reverse=True)[:MAX_HISTORIES]:
             history = contents.history(timeline)

@@ -350,9 +350,9 @@ def last_record(reader: Reader, evidence: Evidence, history: History, lsn: Lsn) 
 
 def _usual_bytes(evidence: Evidence) -> int:
     """Of a stored segment, on average."""
-    runs = [run for found in evidence.runs.values() for run in found]
-    count = sum(run.end - run.first for run in runs)
-    return sum(run.bytes for run in runs) // count if count else 0
+    totals = [runs.total() for runs in evidence.runs.values()]
+    count = sum(each.segments for each in totals)
+    return sum(each.bytes for each in totals) // count if count else 0
 
 
 def _asked(config: Config, request: Request, evidence: Evidence) -> Asked:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from walkeeper.archive.open import Archives, open_archives
 from walkeeper.config import Config
-from walkeeper.core.coverage import merged, subtract
+from walkeeper.core.coverage import subtract, united
 from walkeeper.dcs.claim import Claim
 from walkeeper.store.several import Several
 from walkeeper.verify.evidence import Evidence
@@ -24,7 +24,7 @@ def joined(config: Config, seen: Mapping[str, Evidence]) -> tuple[Evidence, Arch
     for other in others:
         for timeline, stored in other.archived.segments.items():
             stays = subtract(stored, other.archived.below.get(timeline, ()))
-            segments[timeline] = merged([*segments.get(timeline, ()), *stays])
+            segments[timeline] = united(segments.get(timeline, ()), stays)
     histories = {timeline: each for other in (*reversed(others), own) for timeline, each in other.histories.items()}
     evidence = replace(
         own, archived=replace(own.archived, segments=segments), histories=dict(sorted(histories.items()))
