@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import os
+import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -43,6 +45,7 @@ from walkeeper.errors import (
 )
 from walkeeper.lib.clock import SystemClock
 from walkeeper.postgres import wal_file
+from walkeeper.postgres.data_directory import is_stopping
 from walkeeper.push.place import Place
 from walkeeper.push.storing import Pushed
 
@@ -179,6 +182,42 @@ def test_p13_what_is_handed_over_waits_for_the_first_takeover_of_an_agent(
     node.push_until_done(name)
     assert [place.name for place in pushed] == [name]
     node.pushing = running
+
+
+def test_p13_what_a_refused_primary_hands_over_while_it_stops_is_refused_too(
+    make_postgres: Callable[..., Postgres], short_path: Path
+) -> None:
+    """And by Patroni, once it has stopped and the leader key is gone: PostgreSQL would take it for archived."""
+    server = make_postgres(settings=NEVER)
+    node = Node(server, short_path, "command")
+    with node.agent:
+        node.agent.wait_frontier(Segment.parse(server.complete_segments(1)[-1], SIZE).end)
+    node.store.objects.clear()
+    node.creates.clear()
+    shutil.rmtree(node.config.spool_directory)  # what this host has seen
+    name = server.switch_wal()
+    with RunningAgent(node.config, node.store, node.dcs) as agent:
+        node.pushing = Pushing(agent.agent, node.run, SystemClock())
+        wait_for(lambda: agent.agent.refusals.problem)
+
+        def is_refused() -> None:
+            with pytest.raises(ArchiveMissing):
+                node.push_until_done(name)
+
+        is_refused()
+        with server.connect():
+            os.kill(server.pid, signal.SIGTERM)  # waits for that session
+            wait_for(lambda: is_stopping(server.data))
+            is_refused()
+            node.dcs.set_leader(None)
+            wait_for(lambda: agent.agent.observer.observation.leader is None)
+            is_refused()
+        server.stop()
+        is_refused()
+        node.dcs.set_leader("b")
+        wait_for(lambda: agent.agent.observer.observation.leader == "b")
+        is_refused()
+    assert node.creates[name] == 0
 
 
 def test_an_agent_that_cannot_get_into_postgresql_holds_up_nothing_that_is_handed_over(

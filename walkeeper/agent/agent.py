@@ -145,6 +145,7 @@ class Agent:
         self.untried = True  # whether no takeover has compared anything, or may, since this member leads
         self.shut_out_at = 0.0  # when the last look began, where it did not get into PostgreSQL and no takeover runs
         self.denied: OneRun | None = None  # the run whose takeover the DCS denied last
+        self.refused: tuple[OneRun, Refused] | None = None  # the run that was refused last, whoever leads by now
         self._takeover: _Takeover | None = None
         self.refusals = Refusals(clock, self.poke)
         self.watcher = Watcher(clock)
@@ -331,14 +332,13 @@ class Agent:
             return
         if problem is not None:
             self._takeover_at = now + self._takeover_backoff.failed()
-            if isinstance(problem, Refused):
+            if isinstance(problem, Refused) and takeover.run is not None:
+                self.refused = takeover.run, problem
                 self.refusals.refused(problem, takeover.about, takeover.accepted)
             if type(problem) is DcsError:  # no more waited for than a DCS that is away
                 self.denied, self.untried = takeover.run, False
-            else:
-                self.untried = not isinstance(
-                    problem, Refused | Watching
-                )  # when the refusal is there, for archive-push
+            else:  # when the refusal is there, for archive-push
+                self.untried = not isinstance(problem, Refused | Watching)
             self.problems.report(
                 About.TAKEOVER_FAILED, problem, grace=isinstance(problem, StandbyLags | DcsUnavailable)
             )
@@ -347,7 +347,7 @@ class Agent:
         self.refusals.over()
         self.problems.clear(About.TAKEOVER_FAILED)
         self.archiver = takeover.archiver
-        self.untried = False
+        self.refused, self.untried = None, False
         if self.archiver is not None and not self._stopping:
             self.archiver.start(self.supervisor, self.config.upload_workers, self.config.uploads)
 

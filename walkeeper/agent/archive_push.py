@@ -230,7 +230,12 @@ class Pushing:
         return shut_out and any(problem.what is About.POSTGRESQL for problem in self._agent.problems.open())
 
     def _check_takeover(self, place: Place) -> None:
-        """For a primary: raises what its takeover was refused for, or PostgresError where none came since it was started."""
+        """For a primary: raises what its takeover was refused for, also while it stops and when it has, or PostgresError where
+        none came since it was started.
+        """
+        refused = self._agent.refused
+        if refused is not None and not refused[0].over and _was_primary(place.data_directory):
+            raise refused[1]
         if not is_out_of_recovery(place.data_directory):
             return
         if (problem := self._agent.refusals.problem) is not None:
