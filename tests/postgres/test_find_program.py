@@ -72,7 +72,8 @@ def test_where_only_older_ones_are_the_error_names_them_and_the_servers_version(
         f"pg_receivewal: the server is of PostgreSQL 19, and {configured} is of 13, {on_path} says no version"
     )
     assert said.value.hint == (
-        "Install the client programs of PostgreSQL 19, or set postgresql.bin_dir to where they are."
+        "Install the client programs of PostgreSQL 19, which an agent finds by itself. Or set postgresql.bin_dir to "
+        "where they are; an agent that runs is told by walkeeper agent --reload."
     )
 
 

@@ -216,9 +216,15 @@ class Pushing:
         while self._agent.untried and self._agent.archiver is None:
             runs = is_out_of_recovery(place.data_directory) and not self._stopping.is_set()
             if not runs or self._clock.monotonic() > begun + TAKEOVER_SECONDS:
+                failed = next(
+                    (each for each in self._agent.problems.open() if each.what is About.TAKEOVER_FAILED), None
+                )
+                why, hint = (
+                    ("", "The agent's log says how far it is.") if failed is None else (f": {failed.text}", failed.hint)
+                )
                 raise PostgresError(
-                    f"{place.name}: the archive is not taken over yet, and nothing was compared",
-                    hint="The agent's log says how far it is, or what keeps it. PostgreSQL keeps the file and asks again.",
+                    f"{place.name}: the archive is not taken over yet, and nothing was compared{why}",
+                    hint=f"{hint} PostgreSQL keeps the file and asks again.".lstrip(),
                 )
             if self._is_shut_out(begun):
                 return

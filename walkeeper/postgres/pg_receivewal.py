@@ -52,14 +52,18 @@ def find_program(bin_dir: Path | None, server_major: int) -> Path:
             if major is not None and major >= server_major:
                 return path
             unfit.append(f"{path} {said}")
+    install = (
+        f"Install the client programs of PostgreSQL {server_major}, which an agent finds by itself. Or set postgresql.bin_dir to "
+        "where they are; an agent that runs is told by walkeeper agent --reload."
+    )
     if unfit:
         raise ConfigError(
             f"pg_receivewal: the server is of PostgreSQL {server_major}, and {', '.join(unfit)}",
-            hint=f"Install the client programs of PostgreSQL {server_major}, or set postgresql.bin_dir to where they are.",
+            hint=install,
         )
     raise ConfigError(
         f"pg_receivewal: not found in {':'.join(map(str, folders))}",
-        hint="It comes with PostgreSQL's client programs; postgresql.bin_dir says where they are.",
+        hint=install,
     )
 
 
