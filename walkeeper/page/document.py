@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from walkeeper.core import commit_words, job_words
 from walkeeper.core.amounts import duration, rate, size
-from walkeeper.core.room import DISK_SECONDS, SHARE
+from walkeeper.core.room import DISK_SECONDS
+from walkeeper.core.suspicion import RESERVE_SHARE
 from walkeeper.page import charts, timelines
 from walkeeper.page.charts import Chart, Line, Point
 from walkeeper.page.facts import Facts, Sample
@@ -182,7 +183,7 @@ def _lasts(disk: Any) -> str:
 
 def _disk_kind(disk: Any) -> str:
     left = disk["seconds_left"]
-    return "bad" if left is not None and left < DISK_SECONDS else "odd" if disk["free"] < disk["total"] / SHARE else ""
+    return "bad" if left is not None and left < DISK_SECONDS else "odd" if disk["free"] < disk["total"] / RESERVE_SHARE else ""
 
 
 def _gap_card(facts: Facts, picture: Picture | None) -> tuple[str, str, str, str]:

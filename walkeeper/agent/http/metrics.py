@@ -194,7 +194,8 @@ dashboard. Each that is critical is here.
 | commits wait for the store | `WalkeeperCommitsWait` |
 | commits should wait for the store, and may return before | `WalkeeperDegraded`, `WalkeeperTwoAcknowledge` |
 | WAL waits | `WalkeeperNoOwner`, `WalkeeperFrontierStands`, `WalkeeperLagSeconds`, `WalkeeperLagBytes`, `WalkeeperStoreTrouble` |
-| WAL would be lost at the next failover | `WalkeeperNotGapSafe`, `WalkeeperDiskFills`, `WalkeeperDiskShort` |
+| WAL would be lost at the next failover | `WalkeeperNotGapSafe` |
+| the disk of pg_wal fills, or has too little room | `WalkeeperDiskFills`, `WalkeeperDiskReserve`, `WalkeeperDiskShort` |
 | a backup failed, or is late | `WalkeeperBackupFails`, `WalkeeperBackupOverdue`, `WalkeeperBackupTooOld`, `WalkeeperNoBackup` |
 | a backup is not whole, or less can be restored than is promised | `WalkeeperBackupDamaged`, `WalkeeperWindowShort` |
 | `expire` after a scheduled backup failed | `WalkeeperBackupFails` |
