@@ -75,7 +75,7 @@ KNOWN: Final[dict[str, Any]] = {
     "suspected": None,
     "backups": {
         "complete": 2, "damaged": 1, "attempts": 0, "newest": {"age_seconds": 60.0}, "short": False,
-        "overdue": False, "proof_overdue": True,
+        "overdue": False, "proof_overdue": True, "expire_waits_seconds": 90.0,
         "window": {"start_lsn": "0/100", "end_lsn": "0/300", "seconds": 86400.0}, "proved": {"age_seconds": 3600.0},
     },
     "troubles": [],
@@ -218,6 +218,7 @@ def test_what_is_known_of_every_store_has_its_name() -> None:
         'walkeeper_window_start_lsn_bytes{store="far"} 256.0',
     ]
     assert [line for line in more if not re.match("walkeeper_(backup|window)", line)] == [
+        'walkeeper_expire_waits_seconds{store="far"} 90.0',
         'walkeeper_frontier_lsn_bytes{store="far"} 3.489660928e+09',
         'walkeeper_frontier_timeline{store="far"} 2.0',
         'walkeeper_gaps{store="far"} 0.0',
@@ -375,7 +376,7 @@ def test_what_base_backups_restore_is_served_where_it_is_known() -> None:
     for line in (
         "walkeeper_backups_complete 2.0", "walkeeper_backups_damaged 1.0", "walkeeper_backup_age_seconds 60.0", "walkeeper_backup_proved_age_seconds 3600.0",
         "walkeeper_window_start_lsn_bytes 256.0", "walkeeper_window_end_lsn_bytes 768.0", "walkeeper_window_seconds 86400.0",
-        "walkeeper_window_short 0.0", "walkeeper_backup_overdue 0.0", "walkeeper_proof_overdue 1.0",
+        "walkeeper_window_short 0.0", "walkeeper_backup_overdue 0.0", "walkeeper_proof_overdue 1.0", "walkeeper_expire_waits_seconds 90.0",
     ):  # fmt: skip
         assert line in text.splitlines()
     none = metrics.exposition(lambda: {**KNOWN, "backups": {**KNOWN["backups"], "newest": None, "window": None}}, "")[

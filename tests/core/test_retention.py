@@ -15,7 +15,7 @@ from walkeeper.core.elapsed import Elapsed
 from walkeeper.core.floor import EVERYTHING, Below, Retained
 from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import Lsn
-from walkeeper.core.retention import Needs, Plan, Policy, plan
+from walkeeper.core.retention import Needs, Plan, Policy, not_needed_for, plan
 from walkeeper.core.windows import Holdings, all_histories, look
 from walkeeper.errors import Unsafe
 
@@ -83,6 +83,19 @@ def test_p15_two_complete_fulls_on_the_chain_always_stay_and_fewer_are_no_reason
             planned(few)
     with pytest.raises(Unsafe, match="nothing says what is to be kept"):
         planned(ALL, policy=Policy())
+
+
+def test_for_how_long_a_backup_has_not_been_needed() -> None:
+    """The next full one must be old enough, and two must be left."""
+    keep = 14 * 86400.0
+
+    def days(*ages: float) -> float:
+        return not_needed_for([age * 86400 for age in ages], keep) / 86400
+
+    assert days() == days(400) == days(400, 300) == 0
+    assert days(20, 13, 6) == days(15, 14, 7) == 0
+    assert days(40, 20, 10) == 6
+    assert days(400, 300, 10) == 10  # only since there are two others
 
 
 def test_p15_a_clock_that_is_behind_makes_no_backup_old() -> None:

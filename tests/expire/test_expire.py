@@ -21,7 +21,7 @@ from walkeeper.archive.backups import Backups
 from walkeeper.archive.expiry import read_expiry, read_pins, write_floor, write_pin
 from walkeeper.archive.open import open_archives
 from walkeeper.archive.proofs import proved_by, write_proof
-from walkeeper.archive.restorable import described, look
+from walkeeper.archive.restorable import claimed, described, look, summary
 from walkeeper.cli.main import parser
 from walkeeper.core.backup import Backup, BackupId, Tombstone
 from walkeeper.core.floor import FOREVER, written
@@ -214,6 +214,40 @@ def test_an_object_that_the_store_does_not_let_go_is_retained_and_no_error(
     monkeypatch.setattr(DirectoryStore, "delete", original)
     assert run(apply=True)["deleted"]["backups"] == [str(OLD)]
     assert site.keys("expire/")[0] == "expire/00000001.done.json"
+
+
+def test_it_is_known_for_how_long_expire_has_had_something_to_do_whoever_runs_it(
+    site: Site, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def waits(**changed: Any) -> float | None:
+        document = site.built.dcs.record
+        assert document is not None
+        archives, config = open_archives(site.config), replace(site.config, **changed)
+        found = claimed(archives, msgspec.json.decode(document.document, type=Record))
+        told = summary(found, site.now.timestamp(), config)
+        assert told is not None
+        seconds = told["expire_waits_seconds"]
+        return None if seconds is None else round(seconds / 86400, 1)
+
+    assert waits() == 12.4  # OLDER is 14 days old for so long
+    assert waits(backup_keep=None) is None
+    run()
+    assert waits() == 12.4
+    run(apply=True)
+    assert waits() == 0
+    site.now += timedelta(days=10, hours=1)
+    assert waits() == waits(backup_keep=None) == 10
+    original = DirectoryStore.delete
+
+    def denied(_: DirectoryStore, key: str) -> None:
+        raise StoreDenied(f"{key}: no right to delete")
+
+    monkeypatch.setattr(DirectoryStore, "delete", denied)
+    run(apply=True)
+    assert waits() == 10
+    monkeypatch.setattr(DirectoryStore, "delete", original)
+    run(apply=True)
+    assert waits() == 0
 
 
 def test_what_is_planted_where_a_floor_is_noted_as_done_ends_no_run(

@@ -132,6 +132,7 @@ BACKED: dict[str, Any] = {
     "complete": 14, "damaged": 0, "incomplete": 0, "attempts": 0, "newest": {"id": "x", "stop_at": "", "age_seconds": 25200.0},
     "window": {"timeline": 2, "start_lsn": "0/1A00190", "start_at": "", "end_lsn": "0/2000000", "seconds": 13.7 * 86400},
     "keep_seconds": None, "short": False, "proved": None, "overdue": None, "proof_overdue": None,
+    "expire_waits_seconds": 8 * 86400.0,
 }  # fmt: skip
 
 
@@ -201,6 +202,8 @@ def test_a_job_is_told_in_words(changes: dict[str, Any] | None, text: str, word:
             {"proof_overdue": True, "proved": {"age_seconds": 9 * 86400.0}},
             ["the last proof is 9 days old, and backup.verify_schedule was due twice since"],
         ),
+        ({"expire_waits_seconds": 9 * 86400.0}, ["expire has had something to delete for 9 days"]),
+        ({"expire_waits_seconds": None}, []),
         ({"short": True, "keep_seconds": 30 * 86400.0}, ["what can be restored goes"]),
     ],
 )

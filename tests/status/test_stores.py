@@ -92,7 +92,7 @@ def test_what_is_wrong_with_one_is_said_with_its_name() -> None:
     assert attention({**WHOLE, "stores": [STORE]}) == []
     backups = {
         "complete": 1, "damaged": 0, "incomplete": 1, "attempts": 0, "newest": {"age_seconds": 90_000.0}, "window": None,
-        "short": False, "overdue": True, "proof_overdue": False, "proved": None,
+        "short": False, "overdue": True, "proof_overdue": False, "proved": None, "expire_waits_seconds": None,
     }  # fmt: skip
     old = {**WHOLE, "stores": [{**STORE, "backups": backups}]}
     assert "gaps: none; backups: 1 complete, the newest 25 h old; 1 incomplete" in " ".join(render(old).split())

@@ -17,7 +17,7 @@ from walkeeper.archive.layout import Layout
 from walkeeper.archive.open import Archives
 from walkeeper.archive.tail import stored_pieces
 from walkeeper.config import Config
-from walkeeper.core import proof, windows
+from walkeeper.core import proof, retention, windows
 from walkeeper.core.backup import Backup, BackupId, Tombstone
 from walkeeper.core.coverage import Archived, Range, chain, merged, subtract
 from walkeeper.core.floor import given_up, moment, segments, written
@@ -224,7 +224,8 @@ def summary(found: Restorable, now: float, config: Config) -> dict[str, Any] | N
     ``window`` is the last one of the kept chain; ``to_frontier``: it has everything up to there, and does not end before a gap.
     ``short``: it is younger than what is to be kept, although there are backups
     that are old enough. ``overdue``: two moments of the schedule have passed since the newest backup; ``proof_overdue``: since
-    the last proof, or without one since the window's oldest backup. ``bytes`` of an incremental
+    the last proof, or without one since the window's oldest backup. ``expire_waits_seconds``: for how long ``expire`` has had
+    something to do; None where nothing says what is kept, and nothing was ever given up. ``bytes`` of an incremental
     are its full one's. Ages are by the servers' clocks, for people and alerts.
     """
     if found.documents == Documents():
@@ -251,7 +252,19 @@ def summary(found: Restorable, now: float, config: Config) -> dict[str, Any] | N
         else _missed(config.backup_verify_schedule, _last_proof(found, last), now),
         "keep_seconds": keep,
         "short": keep is not None and not enough and any(age >= keep for age in ages),
+        "expire_waits_seconds": _expire_waits(found, last, now, config),
     }
+
+
+def _expire_waits(found: Restorable, last: Window | None, now: float, config: Config) -> float | None:
+    """By a backup that ``keep`` no longer needs, or by a floor below which not everything was deleted."""
+    standing = found.expiry.standing(datetime.fromtimestamp(now, UTC))
+    waited = [now - found.expiry.stands_from(floor).timestamp() for floor in standing]
+    if config.backup_keep is not None and last is not None:
+        keep = max(config.backup_keep, config.store.locked_seconds)
+        fulls = [_age(backup, now) or 0.0 for backup in last.backups if backup.kind == "full"]
+        waited.append(retention.not_needed_for(fulls, keep))
+    return max([0.0, *waited]) if config.backup_keep is not None or found.expiry.floors else None
 
 
 def _newest(found: Restorable, last: Window, now: float) -> dict[str, Any]:

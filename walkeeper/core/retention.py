@@ -23,6 +23,8 @@ from walkeeper.errors import Unsafe
 
 FULLS: Final = 2
 """Complete full backups on the record's chain that always stay: if one turns out to be damaged, there is another."""
+LATE: Final = 8 * 86400.0
+"""Seconds for which ``expire`` may have something to do: it may run once a week, after the backup."""
 ATTEMPT: Final = timedelta(days=7)
 """Age from which on an attempt that nobody pins will not become a backup."""
 
@@ -121,6 +123,13 @@ def plan(windows: Windows, holdings: Holdings, policy: Policy, needs: Needs) -> 
 def too_few(windows: Windows, holdings: Holdings) -> bool:
     """Whether nothing may go because there are not enough backups."""
     return len(_fulls(_chain(windows, holdings))) < FULLS
+
+
+def not_needed_for(fulls: Sequence[float], keep: float) -> float:
+    """Seconds for which the oldest of these full backups, of one window, has not been needed any more. ``fulls``: their ages, the
+    oldest first. By the servers' clocks, and without pins: for people and alerts.
+    """
+    return max(0.0, min(fulls[1] - keep, fulls[FULLS])) if len(fulls) > FULLS else 0.0
 
 
 def _chain(windows: Windows, holdings: Holdings) -> list[Backup]:

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias
 from walkeeper.core.about import About
 from walkeeper.core.amounts import duration, size, to_the_second
 from walkeeper.core.lsn import MIB, SegmentSize
+from walkeeper.core.retention import LATE
 from walkeeper.core.room import DISK_SECONDS
 from walkeeper.core.store_words import for_store
 from walkeeper.core.suspicion import below_reserve
@@ -103,6 +104,11 @@ def _about_backups(found: dict[str, Any]) -> Iterator[Remark]:
         yield remark(
             f"the newest base backup is {age} old, and backup.schedule was due twice since",
             "walkeeper status on the node that archives says what the last one failed of; walkeeper backup takes one now.",
+        )
+    if (found["expire_waits_seconds"] or 0.0) > LATE:
+        yield remark(
+            f"expire has had something to delete for {duration(found['expire_waits_seconds'])}",
+            "walkeeper expire on the node that archives says what, and what it refuses. docs/operations.md, Expire is late.",
         )
     if found["proof_overdue"]:
         proved = found["proved"]

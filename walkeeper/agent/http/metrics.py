@@ -66,6 +66,9 @@ _GAUGES: Final[tuple[tuple[str, str, _Value], ...]] = (
     ("window_end_lsn_bytes", "Up to which position.", "backups.window.end_lsn"),
     ("window_seconds", "How far back everything can be restored.", "backups.window.seconds"),
     ("window_short", "1 where that is less than `backup.keep`, although there are backups that are old enough.", "backups.short"),
+    ("expire_waits_seconds",
+     "For how long `walkeeper expire` has had something to do: a backup that `backup.keep` no longer needs, or what it gave up.",
+     "backups.expire_waits_seconds"),
     ("commits_wait_seconds",
      "With `durability: store`, on the node that streams: how long the oldest WAL that commits wait for has waited.",
      lambda r: 0 if _found(r, "durability.state") == "degraded" else _found(r, "durability.waited_seconds")),
@@ -84,7 +87,7 @@ _GAUGES: Final[tuple[tuple[str, str, _Value], ...]] = (
 _OF_EACH_STORE: Final = frozenset(
     ["record_known", "frontier_lsn_bytes", "frontier_timeline", "lag_bytes", "lag_seconds", "gaps", "suspected_bytes", "troubles",
      "backups_complete", "backups_damaged", "backup_attempts", "backup_age_seconds", "backup_overdue", "window_start_lsn_bytes",
-     "window_end_lsn_bytes", "window_seconds", "window_short"]
+     "window_end_lsn_bytes", "window_seconds", "window_short", "expire_waits_seconds"]
 )  # fmt: skip
 """Of those, what is known of every store; the first, which may be the only one, has no label."""
 _COUNTERS: Final[tuple[tuple[str, str, str], ...]] = (
@@ -198,8 +201,19 @@ dashboard. Each that is critical is here.
 | the disk of pg_wal fills, or has too little room | `WalkeeperDiskFills`, `WalkeeperDiskReserve`, `WalkeeperDiskShort` |
 | a backup failed, or is late | `WalkeeperBackupFails`, `WalkeeperBackupOverdue`, `WalkeeperBackupTooOld`, `WalkeeperNoBackup` |
 | a backup is not whole, or less can be restored than is promised | `WalkeeperBackupDamaged`, `WalkeeperWindowShort` |
-| `expire` after a scheduled backup failed | `WalkeeperBackupFails` |
+| `expire` after a scheduled backup failed, or has not deleted what it should | `WalkeeperBackupFails`, `WalkeeperExpireLate` |
 | a scheduled proof failed, or is late | `WalkeeperProofFails`, `WalkeeperProofOverdue` |
+
+What a command that a timer runs has found is seen in the archive, whoever ran it and wherever:
+
+- `expire`: what should have gone is still there (`walkeeper_expire_waits_seconds`), be it that it failed, was not run, or may
+  not delete.
+- `verify --deep` and `verify --restore`: a backup in which they found damage counts as damaged
+  (`walkeeper_backups_damaged`), and the last proof grows old (`walkeeper_backup_proved_age_seconds`).
+- `verify`: the agent that archives looks at the WAL in the store all the time (`agent.read_back`), and what it finds is a
+  problem (`WalkeeperStoredObject`). That a timer's `verify` failed, or has not run, its unit tells: with node_exporter's
+  `--collector.systemd`, `node_systemd_unit_state{name="walkeeper-verify.service", state="failed"} == 1` and
+  `time() - node_systemd_timer_last_trigger_seconds{name="walkeeper-verify.timer"} > 2 * 86400`.
 
 ### Without Prometheus
 
@@ -209,7 +223,7 @@ walkeeper sends nothing to anybody. What tells somebody is what runs it, or look
   included. With systemd, `OnFailure=` of that unit sends the mail; with cron, a script that prints what it said where the
   exit is not 0.
 - A command that a timer runs by itself (`walkeeper backup`, `verify`, `verify --restore`, `expire --apply`) says by its exit
-  code that it failed, and so by its unit's `OnFailure=`. No metric speaks of `walkeeper verify` or of an `expire` by hand.
+  code that it failed, and so by its unit's `OnFailure=`.
 - `/health` of each agent, for whatever asks URLs: 503 with the problems, a scheduled backup that failed among them.
 - The agent's log: a problem is a line with `reason=` and a hint, once a minute while it lasts (`backup_job`, `proof_job`,
   `archiver_gap`).
