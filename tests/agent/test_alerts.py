@@ -10,7 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -111,9 +111,10 @@ def wait_alarms(machine: Machine, *expected: str, waits: bool = False) -> None:
         found.append(alarms(machine, waits=waits))
         return found[-1] == {*expected}
 
-    with suppress(TimeoutError):
-        wait_until(same, "the alerts", 30, interval=0.5)
-    assert found[-1] == {*expected}
+    try:
+        wait_until(same, "the alerts", 30, interval=0.5, logs=[machine.log])
+    except TimeoutError as late:
+        raise AssertionError(f"{sorted(found[-1])}, not {sorted(expected)}") from late
 
 
 def wait_well(machine: Machine) -> None:

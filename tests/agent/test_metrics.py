@@ -134,6 +134,10 @@ def test_the_document_is_made_from_the_code() -> None:
     assert DOCUMENT.read_text() == metrics.reference(), "run: python -m walkeeper.agent.http.metrics > docs/metrics.md"
 
 
+def test_each_word_that_a_problem_may_be_about_is_documented() -> None:
+    assert {*re.findall(r"^\| `(\w+)` \| [^|]+ \|$", DOCUMENT.read_text(), re.MULTILINE)} == {*About}
+
+
 def test_what_is_served_is_what_is_documented(served: Served) -> None:
     served.report["troubles"] = [PROBLEM]
     served.report["refused_total"] = {"dcs_unavailable": 2}

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 
+from walkeeper.core.about import MEANS
 from walkeeper.core.lsn import Lsn
 
 Report = Callable[[], dict[str, Any]]
@@ -229,6 +230,16 @@ walkeeper sends nothing to anybody. What tells somebody is what runs it, or look
   `archiver_gap`).
 """
 
+_WHAT: Final = """
+## What problems are about
+
+Each problem that lasts is in `walkeeper status`, on the page, in `/health`, in the log as the first word of a line (with `_over`
+behind it when it has ended), and in `walkeeper_trouble` as the label `what`. Its `reason` says why.
+
+| `what` | |
+| --- | --- |
+"""
+
 
 def reference() -> str:
     """The document."""
@@ -242,7 +253,9 @@ def reference() -> str:
         (f"walkeeper_{_BEHIND[0]}", "gauge", "`member`", _BEHIND[1]),
         (f"walkeeper_{_INFO[0]}", "gauge", "`version`, `scope`, `member`, `archiver`", _INFO[1]),
     ]
-    return _HEAD + "".join(f"| `{name}` | {kind} | {labels} | {text} |\n" for name, kind, labels, text in rows) + _TAIL
+    table = "".join(f"| `{name}` | {kind} | {labels} | {text} |\n" for name, kind, labels, text in rows)
+    words = "".join(f"| `{what}` | {text} |\n" for what, text in MEANS.items())
+    return f"{_HEAD}{table}{_TAIL}{_WHAT}{words}"
 
 
 if __name__ == "__main__":
