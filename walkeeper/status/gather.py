@@ -121,7 +121,7 @@ def _record(records: RecordStore, found: list[Remark]) -> Record | None:
         found.append(
             remark(
                 "there is no record in the DCS: nothing has been archived, or the record was removed",
-                "The agent of Patroni's leader makes it. If it does not, walkeeper status on the leader says why.",
+                "The agent of Patroni's leader makes it. If it does not, walkeeper status there says of that agent why.",
             )
         )
     elif claim.problem is not None:

@@ -160,11 +160,7 @@ class DirectoryStore:
                 )
             self._identity = identity
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise StoreUnavailable(
-                f"{self._root}: {error.strerror}",
-                hint="Mount the file system, or make the directory once by hand: walkeeper does not, because an archive "
-                "on an unmounted disk would look empty.",
-            ) from error
+            raise _away(self._root, error) from error
         except OSError as error:
             raise store_error(self._root, error) from error
 
@@ -260,8 +256,18 @@ def clock_ahead(root: Path) -> float | None:
             os.fsync(file.fileno())
             stamp = os.fstat(file.fileno()).st_mtime
         after = clock.wall_seconds()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _away(root, error) from error
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT):
             return None
         raise StoreUnavailable(f"{root}: it does not tell the time: {error.strerror}") from error
     return max(0.0, stamp - after) or min(0.0, stamp - before)
+
+
+def _away(root: Path, error: OSError) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"{root}: {error.strerror}",
+        hint="Mount the file system, or make the directory once by hand: walkeeper does not, because an archive "
+        "on an unmounted disk would look empty.",
+    )
