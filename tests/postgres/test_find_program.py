@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,17 @@ def test_no_more_is_read_of_what_one_says_than_a_version_takes(install: Install,
     assert find_program(tmp_path / "bin", 16) == endless
     with pytest.raises(ConfigError, match="says no version"):
         find_program(tmp_path / "path", 16)
+
+
+def test_a_process_with_more_than_a_thousand_open_files_can_ask_for_a_version(install: Install, tmp_path: Path) -> None:
+    package = install("lib/16", version("16.4"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as closing:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        closing.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1024):
+            closing.callback(os.close, os.open(tmp_path, os.O_RDONLY))
+        assert find_program(None, 16) == package
 
 
 def test_where_only_older_ones_are_the_error_names_them_and_the_servers_version(

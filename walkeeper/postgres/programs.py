@@ -47,9 +47,11 @@ def _beginning(command: Sequence[str | Path]) -> bytes:
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
     ) as program:
         assert program.stdout is not None  # noqa: S101 - it is a pipe
+        poll = select.poll()
+        poll.register(program.stdout, select.POLLIN)
         try:
             while len(said) < _ANSWER_BYTES:
-                if not select.select([program.stdout], [], [], max(0.0, until - time.monotonic()))[0]:
+                if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
                     raise subprocess.TimeoutExpired(command, _ANSWER_SECONDS)
                 if not (part := program.stdout.read(_ANSWER_BYTES - len(said))):
                     break
