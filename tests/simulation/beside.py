@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, Final
 from tests.simulation.invariants import Invariants
 from tests.simulation.seams import StoreView
 from tests.simulation.wal import SIZE
-from walkeeper.archive.codec import Codec
 from walkeeper.archive.write import Archive
 from walkeeper.dcs.base import RECORD
 
@@ -25,12 +24,12 @@ class Beside:
     def __init__(self, world: World) -> None:
         self._world = world
         self.store_down = False
-        self.lose_store_answers = 0
+        self.lose_store_answers = self.wrong_answers = 0
         self.late_by = 0.0
         self.created: dict[str, tuple[str, float]] = {}
         self.elsewhere: dict[str, tuple[bytes, dict[str, str]]] | None = None
         self.store = StoreView(self, None)
-        self.archive = Archive(self.store, world.layout, SIZE, Codec())
+        self.archive = Archive(self.store, world.layout, SIZE, world.archive.codec)
         self.invariants = Invariants(self)
 
     def __getattr__(self, name: str) -> Any:

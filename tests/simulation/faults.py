@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from tests.simulation.invariants import record_of
-from tests.simulation.nodes import Node, Slot
-from tests.simulation.seams import start_agent
+from tests.simulation.nodes import ANY_SEGMENT, Node, Slot
+from tests.simulation.seams import IDENTITY, start_agent
 from tests.simulation.wal import SIZE, Branch, readable, write_segment
 from walkeeper.core.beliefs import nothing_archived
 from walkeeper.core.life import RENEW_SECONDS, WATCH_SECONDS
@@ -147,6 +147,23 @@ def jump_clock(world: World, node: Node, fault: Fault) -> None:
     node.clock_off = (-3600.0, 3600.0, 86400.0, -86400.0)[fault.steps % 4]
 
 
+def step_clock(world: World, node: Node, fault: Fault) -> None:
+    """The wall clock again and again, by less or more than a lease lasts."""
+
+    def step(seconds: float) -> None:
+        node.clock_off += seconds
+
+    for n in range(2 + fault.steps % 6):
+        seconds = 10 * (fault.steps - 30) * (n + 1) * (-1) ** n
+        world.after(n * fault.seconds / 4, lambda seconds=seconds: step(seconds))  # type: ignore[misc]
+
+
+def sleep_host(world: World, node: Node, fault: Fault) -> None:
+    """It is suspended: its monotonic clock stands still, and the one since its boot does not."""
+    node.freeze(fault.seconds)
+    node.slept += fault.seconds
+
+
 def keys_expire(world: World, node: Node, fault: Fault) -> None:
     """From here on a member's key lives as long as its Patroni renews it."""
     world.keys_expire = True
@@ -210,7 +227,34 @@ def lose_store_answers(world: World, node: Node, fault: Fault) -> None:
     world.lose_store_answers += 1 + fault.steps % 4
 
 
+def wrong_answers(world: World, node: Node, fault: Fault) -> None:
+    """To PUTs and listings: what was stored is said not to be, what was given up is stored, and lists end in the middle."""
+    for place in (world, world.beside):
+        if place is not None:
+            place.wrong_answers += 1 + fault.steps % 6
+
+
+def encrypt(world: World, node: Node, fault: Fault) -> None:
+    """One host's configuration gets a recipient, or loses it; all agents, or only its own, are started with a key to read."""
+    world.identity.write_text(f"{IDENTITY}\n")
+    node.encrypts, node.plain_before = not node.encrypts, ANY_SEGMENT
+    for each in world.nodes if fault.steps % 2 else [node]:
+        for process in each.processes():
+            process.kill()
+
+
+def disbelieve_plain(world: World, node: Node, fault: Fault) -> None:
+    """A configuration gets a recipient, and does not say that the archive was plain before."""
+    if not node.encrypts:
+        encrypt(world, node, fault)
+        node.plain_before = ""
+
+
 # -------------------------------------------------------------------------------------------------------------- the record
+
+
+def wrong_record_answers(world: World, node: Node, fault: Fault) -> None:
+    node.wrong_record_answers += 1 + fault.steps % 3
 
 
 def wipe_record(world: World, node: Node, fault: Fault) -> None:
@@ -271,6 +315,8 @@ def switchover(world: World, node: Node, fault: Fault) -> None:
         return
     new = standbys[fault.steps % len(standbys)]
     new.receive(old)
+    if world.leader is not old or not old.primary or not old.answers:
+        return  # it took its time
     if world.archiver == "durable":
         _shut_down_first(world, old, new, fault.seconds)
         return
@@ -315,6 +361,35 @@ def jump_slot(world: World, node: Node, fault: Fault) -> None:
     """Somebody streams from the hold slot."""
     if node.slot is not None:
         node.slot = Slot(node.lsn, sound=False)
+
+
+def busy_slot(world: World, node: Node, fault: Fault) -> None:
+    """Somebody streams from the hold slot for a while, and it follows him."""
+    slot = node.slot
+    if slot is not None:
+        slot.sound = False
+
+        def stream(active: bool) -> None:
+            slot.active = active
+
+        _for_a_while(world, fault, lambda: stream(True), lambda: stream(False))
+
+
+def unreserved_slot(world: World, node: Node, fault: Fault) -> None:
+    """max_slot_wal_keep_size: PostgreSQL will invalidate it at the next checkpoint, unless it has moved."""
+    if node.slot is not None:
+        node.slot.unreserved = True
+
+
+def empty_slot(world: World, node: Node, fault: Fault) -> None:
+    """Somebody made it again, and without a position."""
+    node.slot = Slot(node.lsn, sound=False, reserves=False)
+
+
+def slow_rebuilds(world: World, node: Node, fault: Fault) -> None:
+    """From here on pg_rewind takes its time, with the agent beside it."""
+    world.rebuilds_take = fault.seconds
+    reinit(world, node, fault)
 
 
 def reinit(world: World, node: Node, fault: Fault) -> None:
@@ -532,6 +607,8 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "kill_pre_promote": kill_pre_promote,
     "jump_clock": jump_clock,
     "keys_expire": keys_expire,
+    "step_clock": step_clock,
+    "sleep_host": sleep_host,
     "cut_dcs": _cut("dcs"),
     "cut_dcs_writes": _cut("dcs writes"),
     "cut_store": _cut("store"),
@@ -544,6 +621,10 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "far_down": far_down,
     "cut_far": _cut("far store"),
     "lose_store_answers": lose_store_answers,
+    "wrong_answers": wrong_answers,
+    "wrong_record_answers": wrong_record_answers,
+    "encrypt": encrypt,
+    "disbelieve_plain": disbelieve_plain,
     "wipe_record": wipe_record,
     "lose_dcs": lose_dcs,
     "lose_all": lose_all,
@@ -553,6 +634,10 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "lose_slot": lose_slot,
     "drop_slot": drop_slot,
     "jump_slot": jump_slot,
+    "busy_slot": busy_slot,
+    "unreserved_slot": unreserved_slot,
+    "empty_slot": empty_slot,
+    "slow_rebuilds": slow_rebuilds,
     "reinit": reinit,
     "wipe_spool": wipe_spool,
     "disk_short": disk_short,
@@ -572,6 +657,16 @@ KINDS: Final[dict[str, Callable[[World, Node, Fault], None]]] = {
     "delete_object": delete_object,
 }
 SELDOM: Final = {
+    "step_clock",
+    "sleep_host",
+    "wrong_answers",
+    "wrong_record_answers",
+    "encrypt",
+    "disbelieve_plain",
+    "busy_slot",
+    "unreserved_slot",
+    "empty_slot",
+    "slow_rebuilds",
     "freeze_long",
     "second_agent",
     "stale_reads",
@@ -680,16 +775,24 @@ def heal(world: World) -> None:
     world.late_by = 0.0
     if world.beside is not None:
         world.beside.store_down = False
+        world.beside.wrong_answers = 0
     if world.elsewhere is not None:
         world.elsewhere = None
         for each in world.nodes:
             for process in each.processes():
                 process.kill()
-    world.lose_store_answers = 0
+    world.lose_store_answers = world.wrong_answers = 0
+    world.rebuilds_take = 0.0
     for node in world.nodes:
         if node.second_agent is not None:
             node.second_agent.kill()
         node.remembers_dcs = None
+        node.wrong_record_answers = 0
+        if world.identity.exists() and node.agent is not None:
+            node.agent.kill()  # somebody gives all of them the key, and says what was plain
+            node.plain_before = ANY_SEGMENT
+        if node.slot is not None and not node.slot.reserves:
+            node.slot = None
         node.cut_off.clear()
         node.mute = node.name_unknown = node.disk_short = False
         if node.room is not None:

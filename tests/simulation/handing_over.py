@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tests.simulation.seams import NodeProcess, StoreView
+from tests.simulation.seams import NodeProcess, StoreView, config_for
 from tests.simulation.threads import Killed
+from walkeeper.archive.codec import open_codec
 from walkeeper.archive.open import Archives
 from walkeeper.errors import AtIt, WalkeeperError
 from walkeeper.push.client import ANSWER_SECONDS, LONGEST
@@ -54,7 +55,7 @@ class Command(NodeProcess):
         self.step("archives", self._name)
         try:
             if not self._asked_the_agent():
-                archives = Archives(StoreView(self.world, self), "demo", None, self.world.archive.codec)
+                archives = Archives(StoreView(self.world, self), "demo", None, open_codec(config_for(self.node)))
                 place = Place(self.node.data, self._name)
                 check_archive(archives, self.node.directory / "spool", place)
                 Pusher(archives).push(place)

@@ -9,6 +9,7 @@ import sys
 import traceback
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -45,12 +46,12 @@ class Opening(Codec):
     """For looking at the same few pieces after each record that is written: what was unpacked once stays so for a while."""
 
     def decode(self, suffix: str, body: bytes, limit: int) -> bytes:
-        return _decoded(suffix, bytes(body), limit)
+        return _decoded(suffix, bytes(body), limit, self.identity_file)
 
 
 @lru_cache(maxsize=32)
-def _decoded(suffix: str, body: bytes, limit: int) -> bytes:
-    return Codec().decode(suffix, body, limit)
+def _decoded(suffix: str, body: bytes, limit: int, identity_file: Path | None) -> bytes:
+    return Codec(identity_file=identity_file).decode(suffix, body, limit)
 
 
 @dataclass(slots=True)
@@ -377,7 +378,7 @@ class Invariants:
         newest = max((int(key[-16:-8], 16) for key in histories), default=1)
         if newest > record.timeline or self.number_used_twice or self._is_stored(branch, number):
             return  # a stale owner's, or it has what two servers say
-        found = assemble(world.store, world.layout, Opening(), branch.segment(number).name)
+        found = assemble(world.store, world.layout, Opening(identity_file=world.identity), branch.segment(number).name)
         if found is None or len(found.plain) < record.position % SIZE:
             end = branch.segment(number).start + (len(found.plain) if found else 0)
             self.violated(f"the record says {record.lsn}, and a restore gets no further than {Lsn(end)}")
@@ -423,7 +424,7 @@ class Invariants:
         node = process.node
         if content.rstrip(b"\0") != node.pg_wal.content(segment.name):
             self.violated(f"{segment} is dropped from {node.name}'s spool, and pg_wal has not the same")
-        kept = node.slot is not None and not node.slot.lost and node.slot.restart_lsn < segment.end
+        kept = node.slot is not None and node.slot.keeps(segment.end - 1)
         if not kept and not self._is_stored(node.branch, segment.number):
             self.violated(f"{segment} is dropped from {node.name}'s spool, and no slot keeps it")
 
@@ -506,7 +507,11 @@ class Invariants:
                 and not (node.is_short and self.other.is_silent(node))
             ):
                 self.violated(f"{segment} is called a gap, and the record of the other store says that it has it")
-            if self._stored_at.get(key, 1e9) < self._looked.get((node.name, key), 1e9):
+            keys = [world.layout.file(segment, suffix) for suffix in SUFFIXES]
+            looked = min(
+                (self._looked[node.name, each] for each in keys if (node.name, each) in self._looked), default=0.0
+            )
+            if any(self._stored_at.get(each, 1e9) < looked for each in keys):
                 self.violated(f"{segment} is called a gap, and was in the store when {node.name} looked")
 
     def answered(self, host: Node) -> None:

@@ -27,10 +27,11 @@ import walkeeper.archive.life
 import walkeeper.archive.tail
 import walkeeper.archive.write
 import walkeeper.core.history
+import walkeeper.core.life
 import walkeeper.core.suspicion
 import walkeeper.promote.before
 from tests.parts.ways import Way
-from tests.simulation.seams import ReceiverView, RecordView, agent
+from tests.simulation.seams import NodeClock, ReceiverView, RecordView, agent
 from tests.simulation.wal import SIZE, readable
 from walkeeper.agent.archive_push import Pushing
 from walkeeper.agent.archiver.archiver import Archiver
@@ -60,18 +61,30 @@ from walkeeper.archive.tail import StoredPiece
 from walkeeper.archive.write import Archive, Packed
 from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
+from walkeeper.core.hold_slot import SlotState
+from walkeeper.core.hold_slot import keeps as core_keeps
 from walkeeper.core.life import LifeWatch
 from walkeeper.core.lsn import Lsn
 from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt, TailReceipt
 from walkeeper.core.record import Record
 from walkeeper.core.suspicion import Suspicions, Why
-from walkeeper.core.synchronous import LEASE_OVER, Acknowledgement, Promise, StoredRun
+from walkeeper.core.synchronous import LEASE, LEASE_OVER, RENEWED, Acknowledgement, Promise, StoredRun
 from walkeeper.core.tail import Piece, due_for_merge
 from walkeeper.core.takeover import LocalServer, common_end, resume_at
 from walkeeper.dcs.base import Leader
 from walkeeper.dcs.claim import decoded
-from walkeeper.errors import BadHistory, Conflict, SpoolFull, StoreUnavailable, WrongTimeline
+from walkeeper.errors import (
+    BadHistory,
+    CasConflict,
+    Conflict,
+    DcsError,
+    DcsUnavailable,
+    HeldBack,
+    SpoolFull,
+    StoreUnavailable,
+    WrongTimeline,
+)
 from walkeeper.postgres.pg_receivewal import Written
 from walkeeper.promote.before import Before
 from walkeeper.push.place import Place
@@ -115,6 +128,11 @@ def believe_for_ever_that_what_was_stored_is_there(patch: MonkeyPatch) -> None:
     patch.setattr(Audit, "look", lambda *_: None)
 
 
+@mutation("encrypt", "encrypt", "jump_slot", "freeze_host", "power_loss", "switchover", first=17000030)
+def look_for_no_other_suffix(patch: MonkeyPatch) -> None:
+    patch.setattr(walkeeper.archive.write, "SUFFIXES", (".zst",))
+
+
 # ----------------------------------------------------------------------------------------------------- PUT before everything
 
 
@@ -140,6 +158,24 @@ def take_no_answer_for_a_yes(patch: MonkeyPatch) -> None:
             return _receipt(packed.segment)
 
     patch.setattr(Archive, "put", put)
+
+
+@mutation("wrong_answers", first=17000000)
+def take_the_refusal_of_its_own_attempt_for_anothers(patch: MonkeyPatch) -> None:
+    real = Archive._create
+
+    def create(self: Archive, packed: Packed, *suffixes: str) -> Receipt:
+        receipt = real(self, packed, *suffixes)
+        if receipt.was_present:
+            raise Conflict("another server stored it")
+        return receipt
+
+    patch.setattr(Archive, "_create", create)
+
+
+@mutation("late_store", "late_store", "switchover", "switchover", "power_loss", first=17000000)
+def expect_to_see_whatever_is_there(patch: MonkeyPatch) -> None:
+    patch.setattr(walkeeper.archive.write, "came_and_went", lambda key: AssertionError(f"{key} was there just now"))
 
 
 @mutation()
@@ -427,7 +463,7 @@ def rebuild_from_the_newest_segment(patch: MonkeyPatch) -> None:
     patch.setattr(Contents, "extent", rebuild)
 
 
-@mutation(first=90)
+@mutation(first=162)
 def take_a_boundary_segment_for_the_old_timelines(patch: MonkeyPatch) -> None:
     def timeline_of(self: History, number: int, size: int) -> int:
         ends = {switch.timeline: switch.lsn for switch in self.switches}
@@ -511,7 +547,7 @@ def begin_at_the_present(patch: MonkeyPatch) -> None:
     )
 
 
-@mutation("wipe_record", "garbage_record", "swap_store", "swap_store", "switchover", first=14015026)
+@mutation("wipe_record", "garbage_record", "swap_store", "swap_store", "switchover", first=14015354)
 def hand_in_to_whatever_store_is_there(patch: MonkeyPatch) -> None:
     def hand_in_one(self: Leftovers, archive: Archive, record: Record) -> bool:
         history = archive.contents.history(record.timeline)
@@ -544,6 +580,16 @@ def see_no_new_sign_of_life(patch: MonkeyPatch) -> None:
         real(self, now, dict.fromkeys(newest, 1))
 
     patch.setattr(LifeWatch, "note", note)
+
+
+@mutation("step_clock", first=17000001)
+def wait_by_a_clock_that_is_set(patch: MonkeyPatch) -> None:
+    patch.setattr(NodeClock, "monotonic", lambda self: self._loop.now + self._node.clock_off)
+
+
+@mutation("freeze_long", "freeze_long", "wipe_record", "switchover", "kill_patroni", first=17000124)
+def take_one_late_sign_for_a_life(patch: MonkeyPatch) -> None:
+    patch.setattr(walkeeper.core.life, "RENEWED", 1)
 
 
 @mutation("switchover", "power_loss", "kill_agent")
@@ -604,12 +650,109 @@ def write_the_record_without_comparing(patch: MonkeyPatch) -> None:
     patch.setattr(Ownership, "still_ours", lambda *_: True)
 
 
+def _write_the_record_blindly(patch: MonkeyPatch) -> None:
+    real = RecordView._write
+
+    def write(self: RecordView, document: bytes, _: object, guard: Leader | None) -> Any:
+        return real(self, document, self.dcs.documents.get(self.key), guard)
+
+    patch.setattr(RecordView, "_write", write)
+
+
+@mutation("wrong_record_answers", first=17000004)
+def write_the_record_whatever_it_is_by_then(patch: MonkeyPatch) -> None:
+    _write_the_record_blindly(patch)
+
+
+@mutation("stale_reads", "stale_reads", "kill_patroni", "kill_patroni", first=17000044)
+def take_over_by_a_read_that_may_be_old(patch: MonkeyPatch) -> None:
+    _write_the_record_blindly(patch)
+
+
+def _count_a_record_that_was_not_written(patch: MonkeyPatch) -> None:
+    real = Ownership.write
+
+    def write(self: Ownership, lsn: Lsn, *more: Any, **named: Any) -> None:
+        try:
+            real(self, lsn, *more, **named)
+        except (CasConflict, HeldBack):
+            raise
+        except DcsError:
+            self.record = msgspec.structs.replace(self.record, lsn=str(max(lsn, self.record.position)))
+
+    patch.setattr(Ownership, "write", write)
+
+
+@mutation("cut_dcs", first=17000000)
+def move_the_slot_where_the_dcs_is_away(patch: MonkeyPatch) -> None:
+    _count_a_record_that_was_not_written(patch)
+
+
+@mutation("cut_dcs_writes", first=17000000)
+def move_the_slot_where_the_dcs_writes_nothing(patch: MonkeyPatch) -> None:
+    _count_a_record_that_was_not_written(patch)
+
+
+@mutation("dcs_down", first=17000000)
+def move_the_slot_where_no_dcs_answers(patch: MonkeyPatch) -> None:
+    _count_a_record_that_was_not_written(patch)
+
+
+@mutation("lose_record_answer", first=17000000)
+def write_no_more_after_an_answer_that_was_lost(patch: MonkeyPatch) -> None:
+    def conflict(self: Ownership) -> Any:
+        raise DcsUnavailable("somebody else wrote it")
+
+    patch.setattr(Ownership, "_ours_or_fenced", conflict)
+
+
+@mutation("no_callbacks", "switchover", first=17000000)
+def look_at_callbacks_alone(patch: MonkeyPatch) -> None:
+    patch.setattr("tests.simulation.seams.POLL", 1e6)
+
+
+@mutation("second_agent", "kill_agent", first=17000000)
+def take_the_record_for_ours_by_the_name_of_its_owner(patch: MonkeyPatch) -> None:
+    def still_ours(self: Ownership, found: Any) -> bool:
+        record = decoded(found).record
+        return record is not None and record.owner == self.record.owner
+
+    patch.setattr(Ownership, "still_ours", still_ours)
+
+
 # ---------------------------------------------------------------------------------------------------------------- the spool
 
 
 @mutation("disk_short", "store_down", "lose_slot", "jump_slot", "cut_store", first=256)
 def drop_from_a_full_disk_what_no_slot_keeps(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.agent.archiver.streaming, "keeps", lambda *_: True)
+
+
+def _drop_from_a_full_disk(patch: MonkeyPatch, **believed: Any) -> None:
+    def keeps(slot: SlotState | None, lsn: Lsn) -> bool:
+        return core_keeps(slot and dataclasses.replace(slot, **believed), lsn)
+
+    patch.setattr(walkeeper.agent.archiver.streaming, "keeps", keeps)
+
+
+@mutation("disk_short", "store_down", "busy_slot", first=17000000)
+def drop_from_a_full_disk_what_a_slot_keeps_that_follows_somebody_else(patch: MonkeyPatch) -> None:
+    _drop_from_a_full_disk(patch, active_pid=None)
+
+
+@mutation("disk_short", "store_down", "drop_slot", first=17000052)
+def drop_from_a_full_disk_what_a_slot_kept_that_was_dropped(patch: MonkeyPatch) -> None:
+    patch.setattr(walkeeper.agent.archiver.streaming, "keeps", lambda slot, lsn: slot is None or core_keeps(slot, lsn))
+
+
+@mutation("disk_short", "store_down", "unreserved_slot", first=17000003)
+def drop_from_a_full_disk_what_the_next_checkpoint_removes(patch: MonkeyPatch) -> None:
+    _drop_from_a_full_disk(patch, unreserved=False)
+
+
+@mutation("disk_short", "store_down", "empty_slot", first=17000000)
+def drop_from_a_full_disk_what_a_slot_without_a_position_keeps(patch: MonkeyPatch) -> None:
+    _drop_from_a_full_disk(patch, restart_lsn=Lsn(0))
 
 
 @mutation("far_down", "store_down", "lose_slot", "disk_short", "kill_agent", first=6090, archiver="several")
@@ -654,6 +797,27 @@ def call_it_a_gap_too_early(patch: MonkeyPatch) -> None:
 @mutation("jump_slot", "freeze_host", "power_loss", "cut_members", first=402)
 def call_it_a_gap_without_a_look_into_the_store(patch: MonkeyPatch) -> None:
     patch.setattr(LostWal, "_take", lambda *_: False)
+
+
+def _take_for_a_no(patch: MonkeyPatch, what_was_said: str) -> None:
+    patch.setattr(
+        "walkeeper.agent.archiver.member_wal.says_no", lambda said: "removed" in said or what_was_said in said
+    )
+
+
+@mutation("slow_rebuilds", "lose_slot", "jump_slot", "switchover", first=17000050)
+def take_a_server_that_is_stopped_for_a_no(patch: MonkeyPatch) -> None:
+    _take_for_a_no(patch, "refused")
+
+
+@mutation("unknown_name", "lose_slot", "jump_slot", "switchover", first=17000050)
+def take_a_name_that_is_not_found_for_a_no(patch: MonkeyPatch) -> None:
+    _take_for_a_no(patch, "translate host name")
+
+
+@mutation("disbelieve_plain", first=17000032)
+def call_it_a_gap_because_it_is_not_believed(patch: MonkeyPatch) -> None:
+    patch.setattr(LostWal, "_is_disbelieved", lambda *_: False)
 
 
 @mutation(first=237)
@@ -740,7 +904,7 @@ def say_yes_to_other_bytes_under_that_name(patch: MonkeyPatch) -> None:
 # -------------------------------------------------------------------------------------------------------- these were found
 
 
-@mutation("damage_spool", "wipe_spool", "kill_receiver", first=750)
+@mutation("damage_spool", "wipe_spool", "kill_receiver", first=822)
 def forget_that_a_segment_comes_again(patch: MonkeyPatch) -> None:
     """A segment that was put aside while it waited for its upload, and came again before the next look, was never uploaded."""
     real = Streaming._start_receiver
@@ -758,7 +922,7 @@ def forget_that_pg_wal_has_what_was_put_aside(patch: MonkeyPatch) -> None:
     patch.setattr(Uploads, "_drop", Uploads._no_longer_refused)
 
 
-@mutation("switchover", "switchover", "cut_store", "freeze_receiver", first=213)
+@mutation("switchover", "switchover", "cut_store", "freeze_receiver", first=273)
 def let_the_spool_be_full_of_what_a_seed_puts_aside(patch: MonkeyPatch) -> None:
     """The partials of boundary segments, or another branch's segments, filled the spool, and only a seed removes them."""
     real = Streaming._start_receiver
@@ -786,7 +950,7 @@ def refuse_positions_that_fall(patch: MonkeyPatch) -> None:
     patch.setattr(walkeeper.core.history, "_as_it_came_to_be", refuse)
 
 
-@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=214)
+@mutation("dcs_down", "kill_agent", "jump_slot", "lose_slot", first=281)
 def take_unknown_members_for_none(patch: MonkeyPatch) -> None:
     """An agent that began while the DCS was away did not know the members, and called their WAL a gap. At once, as it was
     then: by now it has mostly learnt of them before a no counts."""
@@ -833,6 +997,25 @@ def tell_commits_of_a_stream_whose_beginning_is_not_stored(patch: MonkeyPatch) -
 def tell_commits_without_a_lease(patch: MonkeyPatch) -> None:
     patch.setattr(Lease, "holds", lambda _: True)
     patch.setattr(Ownership, "confirm", lambda _: None)
+
+
+def _lease_by(patch: MonkeyPatch, now: Callable[[], float]) -> None:
+    def confirmed(self: Lease, asked_at: float) -> None:
+        self._asked_at = max(self._asked_at, now() - (agent().loop.now - asked_at))
+
+    patch.setattr(Lease, "confirmed", confirmed)
+    patch.setattr(Lease, "is_due", lambda self: now() - self._asked_at > RENEWED)
+    patch.setattr(Lease, "holds", lambda self: not self.ended.is_set() and now() - self._asked_at < LEASE)
+
+
+@mutation("ungoverned", "jump_clock", archiver="durable", first=17000228)
+def hold_a_lease_by_a_clock_that_jumps(patch: MonkeyPatch) -> None:
+    _lease_by(patch, lambda: agent().loop.now + agent().node.clock_off)
+
+
+@mutation("sleep_host", archiver="durable", first=17000067)
+def hold_a_lease_by_a_clock_that_sleeps(patch: MonkeyPatch) -> None:
+    _lease_by(patch, lambda: agent().loop.now - agent().node.slept)
 
 
 @mutation("ungoverned", archiver="durable", first=36)

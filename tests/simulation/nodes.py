@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 TTL: Final = 10.0
 RETRY_TIMEOUT: Final = 5.0
 CHECKPOINT: Final = 4.0
+ANY_SEGMENT: Final = "FF" * 12
 SHUT_DOWN, IN_RECOVERY, IN_PRODUCTION = 1, 5, 6
 """``DBState`` of pg_control."""
 
@@ -40,6 +41,17 @@ class Slot:
     restart_lsn: int
     sound: bool = True
     lost: bool = False
+    unreserved: bool = False
+    """The next checkpoint makes it lost."""
+    reserves: bool = True
+    """Whether it keeps anything: restart_lsn is NULL where it does not."""
+    active: bool = False
+    """Somebody streams from it, and it follows him."""
+
+    def keeps(self, lsn: int) -> bool:
+        """All from there on, until somebody who may moves it."""
+        given_up = self.lost or self.unreserved or self.active
+        return self.reserves and not given_up and self.restart_lsn <= lsn
 
 
 class Node:
@@ -77,11 +89,21 @@ class Node:
         """Seconds from what Patroni has a callback for to its call; None: it never gets there."""
         self.clock_off = 0.0
         """How far its wall clock is ahead, in seconds."""
+        self.slept = 0.0
+        """Seconds that its monotonic clock does not know of."""
         self.frozen_until = 0.0
         self.mute = False
         """Its server takes connections from other hosts, and says nothing."""
         self.name_unknown = False
         """Other hosts do not find it by its name."""
+        self.half_rebuilt = False
+        """What rebuilds it is not done with its files, and it cannot start."""
+        self.encrypts = False
+        """Whether its agents store encrypted from now on."""
+        self.plain_before = ANY_SEGMENT
+        """Up to which segment they believe what is plain, then."""
+        self.wrong_record_answers = 0
+        """How many of its next writes to the DCS are answered wrongly."""
         self.agent: Process | None = None
         self.second_agent: Process | None = None
         """Of the same member, with a configuration and a spool of its own, by mistake."""
@@ -221,6 +243,8 @@ class Node:
     def rebuild(self, upstream: Node, how: str) -> None:
         """pg_rewind or a base backup: its slot is made again, at the redo pointer, and its older WAL is gone."""
         self.note(how, f"from {upstream.name}, redo {Lsn(upstream.redo)}")
+        if self.world.rebuilds_take:
+            upstream = self._replace_files(upstream)
         self.pg_wal.clear()
         self.branch, self.redo = upstream.branch, max(upstream.redo, upstream.branch.begun)
         self.lsn = self.redo
@@ -231,6 +255,26 @@ class Node:
         self.slot = Slot(self.redo, sound=False)
         self.primary = False
         self.restart()
+
+    def _replace_files(self, upstream: Node) -> Node:
+        """With the server stopped: histories come first, then its segments go, one after the other. From whom it then follows: where
+        the other one left meanwhile, it is rebuilt again.
+        """
+        world = self.world
+        self.crash()
+        self.slot, self.half_rebuilt = None, True
+        self.pg_wal.put_histories(upstream.branch)
+        theirs = sorted(self.pg_wal.segments)
+        self.dice.shuffle(theirs)
+        for segment in theirs:
+            world.loop.wait(world.rebuilds_take / len(theirs))
+            self.pg_wal.drop(segment)
+        while not (
+            self.host_up and (leader := world.leader) and leader is not self and leader.primary and leader.answers
+        ):
+            world.loop.wait(1)
+        self.half_rebuilt = False
+        return leader
 
     def restart(self) -> None:
         if self.ending:
@@ -291,8 +335,12 @@ class Node:
         """Recycle what neither the slot, nor a standby, nor crash recovery needs."""
         self.redo = max(self.redo, self.branch.begun, self.lsn - self.dice.randrange(2 * SIZE))
         keep = self.redo
-        if self.slot is not None and not self.slot.lost:
-            keep = min(keep, self.slot.restart_lsn)
+        if self.slot is not None:
+            self.slot.lost = self.slot.lost or self.slot.unreserved
+            if self.slot.active:
+                self.slot.restart_lsn = self.lsn
+            if not self.slot.lost and self.slot.reserves:
+                keep = min(keep, self.slot.restart_lsn)
         if self.primary:
             keep = min([keep, *(other.lsn for other in self.world.standbys_of(self))])
         for segment in sorted(self.pg_wal.segments):
@@ -318,7 +366,7 @@ class Node:
         if self.ending:
             return
         if not self.server_up:
-            if not self.stuck:
+            if not self.stuck and not self.half_rebuilt:
                 self.restart()
             return
         leader = world.leader
@@ -364,7 +412,9 @@ class Node:
         theirs = leader.slot
         if self.slot is None or self.slot.lost:
             self.slot = Slot(self.redo, sound=False)
-        elif theirs is not None and not theirs.lost and self.slot.restart_lsn < theirs.restart_lsn <= self.lsn:
+        elif self.slot.active or not self.slot.reserves or theirs is None or theirs.lost or not theirs.reserves:
+            return
+        elif self.slot.restart_lsn < theirs.restart_lsn <= self.lsn:
             self.slot.restart_lsn = theirs.restart_lsn
             self.slot.sound = self.slot.sound and theirs.sound
 

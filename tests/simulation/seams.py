@@ -9,7 +9,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,7 +25,7 @@ from tests.parts.postgres import Postgres
 from tests.parts.ways import keys_of
 from tests.simulation import threads
 from tests.simulation.invariants import GAP_PATIENCE
-from tests.simulation.threads import Clock, Killed, Process, here
+from tests.simulation.threads import Clock, Killed, Process, current, here
 from tests.simulation.wal import (
     SIZE,
     SYSTEM,
@@ -58,12 +58,20 @@ from walkeeper.core.synchronous import Acknowledgement
 from walkeeper.core.wal_page import PAGE_SIZE, Plain
 from walkeeper.dcs.base import RECORD, REMEMBERED, Leader, Topology, Versioned
 from walkeeper.dcs.claim import decoded
-from walkeeper.errors import BadName, PostgresError, StoreUnavailable
+from walkeeper.errors import (
+    BadName,
+    CasConflict,
+    DcsError,
+    DcsUnavailable,
+    PostgresError,
+    StoreDenied,
+    StoreUnavailable,
+)
 from walkeeper.postgres.pg_receivewal import Ended, Written
 from walkeeper.postgres.server import CommandState, CommitsState, ServerState
 from walkeeper.postgres.wal_file import Memory
 from walkeeper.postgres.walsender import Identity
-from walkeeper.store.base import MAX_OBJECT, Body, ObjectInfo, Store
+from walkeeper.store.base import MAX_OBJECT, AlreadyThere, Body, ObjectInfo, Store
 from walkeeper.store.directory.keys import DirectorySettings
 
 if TYPE_CHECKING:
@@ -75,6 +83,8 @@ T = TypeVar("T")
 SPOOL_LIMIT: Final = 4 * SIZE
 POLL: Final = 1.0
 TAIL_INTERVAL: Final = 0.5
+IDENTITY: Final = "AGE-SECRET-KEY-1U3SHQSZ2XL4Z40Z9XAMF6SQ5KSL6739JMYFJ8N8WML5FA9CCJNPQL38HFW"
+RECIPIENT: Final = "age1hwmaptt8y2765hpdmg5k0w75lcu7e5jsy2hyt4jzawrzxmm2dclqre23nv"
 AUDIT_SECONDS: Final = 5.0
 MERGED_AT_ONCE: Final = 3
 """Pieces, so that a segment has enough of them for two levels."""
@@ -115,7 +125,7 @@ def start_agent(world: World, node: Node, *, spool: str = "spool") -> None:
 
     def main() -> None:
         process.step("starts")
-        clock = Clock(world.loop)
+        clock = NodeClock(node)
         store, remembered = StoreView(world, process), RecordView(process, REMEMBERED)
         config = config_for(node, spool)
         running = Agent(config, store, RecordView(process), clock, {}, remembered)
@@ -137,7 +147,18 @@ def _agent_beside(beside: Beside, process: AgentProcess, first: Agent, config: C
     records = RecordView(process, f"{RECORD}-far", beside)
     remembered = RecordView(process, f"{REMEMBERED}-far")
     store = StoreView(beside, process)
-    return Agent(config.of_store("far"), store, records, Clock(process.loop), {}, remembered, first.shared)
+    return Agent(config.of_store("far"), store, records, NodeClock(process.node), {}, remembered, first.shared)
+
+
+class NodeClock(Clock):
+    """That of a host which may sleep."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__(node.world.loop)
+        self._node = node
+
+    def monotonic(self) -> float:
+        return super().monotonic() - self._node.slept
 
 
 def _all_of(works: list[Callable[[], None]]) -> Callable[[], None]:
@@ -154,6 +175,9 @@ def config_for(node: Node, spool: str = "spool") -> Config:
         config,
         **keys_of(node.world.archiver),  # type: ignore[arg-type]
         tail_interval=TAIL_INTERVAL if node.world.tails else None,
+        encryption_recipients=(RECIPIENT,) if node.encrypts else (),
+        plain_before=node.plain_before if node.encrypts else "",
+        identity_file=node.world.identity if node.world.identity.exists() else None,
         gap_patience=GAP_PATIENCE,
         others=() if node.world.beside is None else (NamedStore("far", DirectorySettings(node.directory / "far")),),
         durable_in=1 if node.world.beside is None else 2,
@@ -190,6 +214,36 @@ class StoreView(MemoryStore):
         if method == "delete":
             world.invariants.deleted(self._process, key)
 
+    def create(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
+        """Where answers are wrong: it is stored seconds after the caller was told that there is no answer; or it is stored, and an error or
+        another attempt's refusal is what comes back.
+        """
+        lie = self._lie(("late", "error", "there"))
+        if lie == "late":
+            self._before("create", key)
+            self._world.after(self._world.loop.dice.uniform(0, 30), lambda: self._arrives(key, bytes(body), metadata))
+            raise StoreUnavailable(f"{key}: no answer in time")
+        super().create(key, body, metadata)
+        if lie == "error":
+            raise StoreDenied(f"{key}: denied, it says", hint="")
+        if lie == "there":
+            raise AlreadyThere(key)
+
+    def _lie(self, kinds: tuple[str, ...]) -> str:
+        world = self._world
+        if self._process is None or not world.wrong_answers or world.loop.dice.random() < 0.3:
+            return ""
+        world.wrong_answers -= 1
+        lie = world.loop.dice.choice(kinds)
+        world.loop.note(self._process.name, "IS ANSWERED WRONGLY:", lie)
+        return lie
+
+    def _arrives(self, key: str, body: bytes, metadata: Mapping[str, str]) -> None:
+        if key not in self.objects:
+            self._world.loop.note("world", "a PUT arrives late:", key)
+            self.objects[key] = (body, dict(metadata))
+            self._comes_to_be(key)
+
     def head(self, key: str) -> ObjectInfo | None:
         found = super().head(key)
         return None if self._comes_late(key) else found
@@ -199,7 +253,12 @@ class StoreView(MemoryStore):
         return None if self._comes_late(key) else found
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        return (found for found in super().list(prefix) if not self._comes_late(found.key))
+        lie = self._lie(("cut",))
+        for count, found in enumerate(super().list(prefix)):
+            if lie and count == 1:
+                raise StoreUnavailable(f"{prefix}: the answer ends in the middle")
+            if not self._comes_late(found.key):
+                yield found
 
     def _comes_late(self, key: str) -> bool:
         """Whether another host has created that just now, and this one, which has looked before, remembers that it is not there."""
@@ -213,16 +272,21 @@ class StoreView(MemoryStore):
             return
         world = self._world
         if method == "create":
-            world.created.setdefault(key, (self._process.node.name, world.loop.now))
-        if method == "create" and self.objects is world.store.objects:
-            world.invariants.created(self._process, key)
-        elif method == "create":
-            world.invariants.created_elsewhere(self._process, key)
+            self._comes_to_be(key)
         world.invariants.answered(self._process.node)
         if world.lose_store_answers:
             world.lose_store_answers -= 1
             raise StoreUnavailable(f"{key}: the answer was lost")
         self._process.step(f"store.{method} done", key)
+
+    def _comes_to_be(self, key: str) -> None:
+        world = self._world
+        assert self._process is not None
+        world.created.setdefault(key, (self._process.node.name, world.loop.now))
+        if self.objects is world.store.objects:
+            world.invariants.created(self._process, key)
+        else:
+            world.invariants.created_elsewhere(self._process, key)
 
 
 class _Nothing(list[tuple[str, str]]):
@@ -281,6 +345,30 @@ class RecordView(MemoryRecord):
 
     def write(self, document: bytes, expected: Versioned | None, guard: Leader | None = None) -> Versioned:
         self._process.step(f"{self.key}.write", document.decode() if self._process.loop.trace is not None else "")
+        if self._process.node.wrong_record_answers:
+            return self._write_lied_about(document, expected, guard)
+        return self._write(document, expected, guard)
+
+    def _write_lied_about(self, document: bytes, expected: Versioned | None, guard: Leader | None) -> Versioned:
+        """It takes effect seconds after the caller was told that there is no answer; or at once, and the client's own second attempt is
+        refused.
+        """
+        process, world = self._process, self._process.world
+        process.node.wrong_record_answers -= 1
+        if world.loop.dice.random() < 0.5:
+
+            def arrives() -> None:
+                with suppress(DcsError):
+                    self._write(document, expected, guard)
+
+            world.loop.note(process.name, "IS ANSWERED WRONGLY: late")
+            world.after(world.loop.dice.uniform(0, 20), arrives)
+            raise DcsUnavailable(f"{self.key}: no answer in time", hint="")
+        self._write(document, expected, guard)
+        world.loop.note(process.name, "IS ANSWERED WRONGLY: refused")
+        raise CasConflict(f"{self.key}: somebody else wrote it first")
+
+    def _write(self, document: bytes, expected: Versioned | None, guard: Leader | None) -> Versioned:
         before = self.dcs.documents.get(self.key)
         try:
             return super().write(document, expected, guard)
@@ -290,7 +378,8 @@ class RecordView(MemoryRecord):
                     if decoded(expected).record is None:
                         self._world.invariants.taken_without_a_record(self._process)
                     self._world.invariants.record_written(self._process, document)
-                self._process.step(f"{self.key}.write done")
+                if current() is self._process:
+                    self._process.step(f"{self.key}.write done")
 
 
 # -------------------------------------------------------------------------------------------------------------- the server
@@ -329,13 +418,18 @@ class ServerView:
     def slot(self, name: str) -> SlotState | None:
         node = self._ask("slot")
         found = node.slot
-        return None if found is None else SlotState(True, Lsn(found.restart_lsn), None, found.lost)
+        if found is None:
+            return None
+        at = Lsn(found.restart_lsn) if found.reserves else None
+        return SlotState(True, at, 4711 if found.active else None, found.lost, found.unreserved and not found.lost)
 
     def advance_slot(self, name: str, lsn: Lsn) -> None:
         node = self._ask("advance_slot")
-        if node.slot is None or node.slot.lost or lsn < node.slot.restart_lsn:
+        slot = node.slot
+        if slot is None or slot.lost or slot.active or not slot.reserves or lsn < slot.restart_lsn:
             raise PostgresError("the slot cannot be advanced")
-        node.slot.restart_lsn = min(int(lsn), node.lsn)
+        slot.unreserved = slot.unreserved and lsn == slot.restart_lsn
+        slot.restart_lsn = min(int(lsn), node.lsn)
         world = agent().world
         world.invariants.slot_advanced(agent(), lsn)
         if world.beside is not None and world.beside.key in world.dcs.documents:

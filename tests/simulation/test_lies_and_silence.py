@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.parts.ways import Way
+from tests.parts.ways import WAYS, Way
 from tests.simulation.__main__ import explain
 from tests.simulation.schedule import Schedule, play
 
@@ -48,6 +48,21 @@ def test_p8_what_is_old_late_or_there_twice_breaks_nothing(kind: str, archiver: 
     """Reads of the DCS and looks into the store that tell of a while ago, two agents of one member, one that slept for minutes."""
     for seed in range(8):
         kinds = (kind, kind, "switchover", "power_loss", "kill_patroni", "kill_agent", "wipe_record")
+        outcome = play(Schedule(seed, kinds=kinds, archiver=archiver))
+        assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
+
+
+WRONG = (
+    *("wrong_answers", "wrong_record_answers", "step_clock", "sleep_host", "encrypt", "disbelieve_plain"),
+    *("busy_slot", "unreserved_slot", "empty_slot", "slow_rebuilds"),
+)
+"""What store and DCS say of a write is not so, clocks are set, hosts differ in what they encrypt, and slots keep nothing."""
+
+
+@pytest.mark.parametrize("archiver", WAYS)
+def test_p4_p8_wrong_answers_set_clocks_other_suffixes_and_slots_that_keep_nothing_break_nothing(archiver: Way) -> None:
+    kinds = (*WRONG, *WRONG, "switchover", "power_loss", "kill_patroni", "kill_agent", "disk_short", "store_down")
+    for seed in range(17_000_000, 17_000_008):
         outcome = play(Schedule(seed, kinds=kinds, archiver=archiver))
         assert outcome.problem is None, f"{outcome.problem}\n{explain(outcome)}"
 

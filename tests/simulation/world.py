@@ -50,7 +50,8 @@ class World:
         """Whether the DCS checks the leader key in a write's own transaction."""
         self.store = StoreView(self, None)
         self.layout = Layout("demo", None, SYSTEM)
-        self.archive = Archive(self.store, self.layout, SIZE, Codec())
+        self.identity = directory / "identity"
+        self.archive = Archive(self.store, self.layout, SIZE, Codec(identity_file=self.identity))
         """As we look into it ourselves."""
         self.elsewhere: dict[str, tuple[bytes, dict[str, str]]] | None = None
         """An empty store that the agents are shown instead: another prefix, a directory that is not mounted."""
@@ -68,6 +69,10 @@ class World:
         self.reads_lag = False
         """Whether what is read of the DCS may be old."""
         self.lose_store_answers = 0
+        self.wrong_answers = 0
+        """How many of the next PUTs and listings the store answers wrongly."""
+        self.rebuilds_take = 0.0
+        """How long pg_rewind and base backups take; 0 for no time."""
         self.cluster_timeline = 1
         """As Patroni's key ``history`` says it."""
         self.somebody_chooses = False
