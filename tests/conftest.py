@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import shutil
 import signal
 import time
@@ -64,6 +65,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell's & does so, and every child would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A worker that has run a thousand tests holds hundreds of descriptors: reserved ports, idle connections.
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(8192, hard) if hard >= 0 else 8192), hard))
     if hasattr(config, "workerinput"):
         die_with_parent()
     keep_in_memory()
