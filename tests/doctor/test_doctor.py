@@ -323,8 +323,10 @@ def test_callbacks_that_are_missing_wrong_or_never_called(world: World, monkeypa
     def dead(whole: dict[str, Any]) -> None:
         whole["postgresql"]["callbacks"] = dict.fromkeys(whole["postgresql"]["callbacks"], "/bin/true")
 
+    before = turns(node)
     world.rewrite(node, dead)
-    time.sleep(3)  # until Patroni has read it; what it calls in the meantime would start an agent
+    # Until Patroni has read it: what it calls in the meantime would start an agent.
+    wait_until(lambda: turns(node) >= before + 3, "Patroni's next turns", logs=[node.log])
     restart_agent(world, node)
     time.sleep(
         3
@@ -336,6 +338,11 @@ def test_callbacks_that_are_missing_wrong_or_never_called(world: World, monkeypa
     world.paste(node, finding)
     node.rest("restart", {})
     assert "on_" in world.wait(node, "callbacks_called", "ok")["text"]
+
+
+def turns(node: Node) -> int:
+    """How often its Patroni has looked around and found nothing to do; before each turn it reads what it was told to reload."""
+    return node.log.read_text().count(" no action. ")
 
 
 def restart_agent(world: World, node: Node) -> None:
