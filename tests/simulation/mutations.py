@@ -794,7 +794,7 @@ def call_it_a_gap_too_early(patch: MonkeyPatch) -> None:
     patch.setattr(Suspicions, "_why", lambda *_, **__: Why.PROVED)
 
 
-@mutation("jump_slot", "freeze_host", "power_loss", "cut_members", first=402)
+@mutation("jump_slot", "freeze_host", "power_loss", "cut_members", first=452)
 def call_it_a_gap_without_a_look_into_the_store(patch: MonkeyPatch) -> None:
     patch.setattr(LostWal, "_take", lambda *_: False)
 
@@ -1018,7 +1018,7 @@ def hold_a_lease_by_a_clock_that_sleeps(patch: MonkeyPatch) -> None:
     _lease_by(patch, lambda: agent().loop.now - agent().node.slept)
 
 
-@mutation("ungoverned", archiver="durable", first=36)
+@mutation("ungoverned", archiver="durable", first=108)
 def promote_without_waiting_for_the_lease(patch: MonkeyPatch) -> None:
     """Of a lease that is longer than Patroni's leader key lasts: else it has ended by then."""
     patch.setattr(walkeeper.agent.archiver.lease, "LEASE", 25.0)
@@ -1043,7 +1043,7 @@ def say_that_the_session_has_ended_and_acknowledge_on(patch: MonkeyPatch) -> Non
     patch.setattr(Lease, "holds", goes_on)
 
 
-@mutation("kill_patroni", archiver="durable")
+@mutation("kill_patroni", archiver="durable", first=22)
 def promote_without_ending_the_session(patch: MonkeyPatch) -> None:
     """Where the owner does not look who leads, either."""
     patch.setattr(Before, "_close", lambda _, records, __: (decoded(records.read()).record, LEASE_OVER))
@@ -1069,7 +1069,7 @@ def let_go_of_what_an_edited_record_claims(patch: MonkeyPatch) -> None:
     patch.setattr(Record, "is_owners", True)
 
 
-@mutation("far_down", "store_down", "lose_slot", archiver="several")
+@mutation("far_down", "store_down", "lose_slot", archiver="several", first=28)
 def take_a_store_that_is_away_for_one_that_has_nothing(patch: MonkeyPatch) -> None:
     real = OtherStores.take
 
