@@ -15,7 +15,7 @@ from walkeeper.core.history import History, Switch
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.packed import Packed
 from walkeeper.core.runs import Runs
-from walkeeper.core.windows import Holdings, look
+from walkeeper.core.windows import Holdings
 
 SIZE = SegmentSize(MIB)
 HOLES = 20_000
@@ -58,9 +58,8 @@ def test_another_sequence_is_not_equal() -> None:
         lambda archived: coverage(archived, History(3), SIZE, 0, 2 * HOLES - 1),
         lambda archived: missing(archived, BRANCH, SIZE, 0, 2 * HOLES),
         lambda archived: holdings(archived).usable,
-        lambda archived: look([], holdings(archived)),
     ],
-    ids=["coverage", "orphans", "missing", "usable", "windows"],
+    ids=["coverage", "orphans", "missing", "usable"],
 )
 def test_what_is_found_among_many_holes_is_few_objects(look_at: Callable[[Archived], Any]) -> None:
     archived = every_second()
@@ -71,16 +70,6 @@ def test_what_is_found_among_many_holes_is_few_objects(look_at: Callable[[Archiv
 def holdings(archived: Archived) -> Holdings:
     histories = {1: History(1), 2: BRANCH}
     return Holdings(archived=archived, size=SIZE, system_identifier=7, kept=BRANCH, histories=histories)
-
-
-def test_runs_that_are_ahead_are_few_objects() -> None:
-    def made() -> Runs:
-        runs = Runs()
-        for number in range(0, 2 * HOLES, 2):
-            runs.add(number + (1 << 40), number + (1 << 40) + 1)
-        return runs
-
-    assert new_objects(made) < HOLES // 100
 
 
 def test_every_hole_is_in_what_decides() -> None:
