@@ -164,6 +164,16 @@ def test_where_nothing_says_in_which_directory_the_socket_is_the_running_server_
         assert set(said(settings, guarded).values()) == {""}
 
 
+@pytest.mark.parametrize("where", ["socket", "address"])
+def test_no_variable_sends_it_to_another_server(guarded: Postgres, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    settings = replace(LOCALHOST, host="127.0.0.1", hostaddr=None, port=guarded.port, password=REPLICATOR_PASSWORD)
+    if where == "socket":
+        settings = replace(settings, host="", data_dir=guarded.data)
+    variables = {"PGHOST": "127.0.0.9", "PGHOSTADDR": "127.0.0.9", "PGPORT": "1", "PGTARGETSESSIONATTRS": "standby"}
+    with environment(monkeypatch, PGSSLMODE="disable", PGDATABASE="nowhere", PGUSER="nobody", **variables):
+        assert set(said(settings, guarded).values()) == {""}
+
+
 def keyed(server: Postgres, phrase: str | None) -> PostgresqlSettings:
     directory = server.directory
     options = {"sslmode": "require", "sslcert": str(directory / "client.crt"), "sslkey": str(directory / "client.key")}

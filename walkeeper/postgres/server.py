@@ -109,13 +109,14 @@ def conninfo(settings: PostgresqlSettings, **more: str | int) -> str:
             )
     parameters: dict[str, str | int | None] = {
         "host": host or None,
-        "hostaddr": settings.hostaddr,
+        "hostaddr": settings.hostaddr or "",  # which PGHOSTADDR would give else: another server
         "port": settings.port,
         "user": settings.user,
         "dbname": settings.dbname if more.get("replication", "database") == "database" else "replication",
         "connect_timeout": CONNECT_TIMEOUT,
         "tcp_user_timeout": 10000,
         "application_name": APPLICATION,
+        "target_session_attrs": "any",  # whatever PGTARGETSESSIONATTRS says: a standby is asked, too
         **dict(settings.options),
         **more,
     }
