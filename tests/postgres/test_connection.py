@@ -165,13 +165,27 @@ def test_where_nothing_says_in_which_directory_the_socket_is_the_running_server_
 
 
 @pytest.mark.parametrize("where", ["socket", "address"])
-def test_no_variable_sends_it_to_another_server(guarded: Postgres, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_no_variable_sends_it_to_another_server(
+    guarded: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    service = tmp_path / "services"
+    service.write_text("[another]\nhostaddr=127.0.0.9\n")
     settings = replace(LOCALHOST, host="127.0.0.1", hostaddr=None, port=guarded.port, password=REPLICATOR_PASSWORD)
     if where == "socket":
         settings = replace(settings, host="", data_dir=guarded.data)
-    variables = {"PGHOST": "127.0.0.9", "PGHOSTADDR": "127.0.0.9", "PGPORT": "1", "PGTARGETSESSIONATTRS": "standby"}
-    with environment(monkeypatch, PGSSLMODE="disable", PGDATABASE="nowhere", PGUSER="nobody", **variables):
-        assert set(said(settings, guarded).values()) == {""}
+    variables = {
+        "PGHOST": "127.0.0.9",
+        "PGPORT": "1",
+        "PGDATABASE": "nowhere",
+        "PGUSER": "nobody",
+        "PGSSLMODE": "disable",
+    }
+    for more in (
+        {"PGHOSTADDR": "127.0.0.9", "PGTARGETSESSIONATTRS": "standby"},
+        {"PGSERVICE": "another", "PGSERVICEFILE": str(service)},
+    ):
+        with environment(monkeypatch, **variables, **more):
+            assert set(said(settings, guarded).values()) == {""}
 
 
 def keyed(server: Postgres, phrase: str | None) -> PostgresqlSettings:

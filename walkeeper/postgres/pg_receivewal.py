@@ -217,7 +217,8 @@ class Receiver:
 
     def _environment(self, secrets: Mapping[str, int]) -> dict[str, str]:
         taken = {name: value for name, value in os.environ.items() if name in _PASSED_ON or name.startswith("PG")}
-        taken.pop("PGHOSTADDR", None)  # pg_receivewal passes an empty hostaddr over
+        for name in ("PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE"):  # pg_receivewal passes an empty hostaddr over
+            taken.pop(name, None)
         # In the environment, where a libpq that is older than 16 takes no offence at it.
         taken |= {"LC_ALL": "C", "PGREQUIREAUTH": require_auth(self._settings)}
         if _PASSFILE in secrets:
