@@ -37,7 +37,7 @@ def test_p16_while_the_server_is_down_no_other_servers_socket_is_asked(tmp_path:
             ask()
         assert "walkeeper.postgresql.host" in told.value.hint
     server.close()
-    assert "host" not in conninfo(PostgresqlSettings("", 5432, "replicator", None, "postgres", ()))
+    assert "host=" not in conninfo(PostgresqlSettings("", 5432, "replicator", None, "postgres", ()))
 
 
 def test_a_server_that_is_down_is_to_be_started_or_its_address_named() -> None:
