@@ -12,6 +12,7 @@ import pytest
 from tests.core.values import plain_segment
 from tests.twins.memory_store import MemoryStore
 from walkeeper.agent.archiver import lost_wal
+from walkeeper.agent.archiver.elsewhere import OtherStore
 from walkeeper.agent.archiver.lost_wal import LostWal
 from walkeeper.agent.archiver.whereabouts import Sources
 from walkeeper.agent.problems import Problems
@@ -24,8 +25,9 @@ from walkeeper.core.frontier import Frontier
 from walkeeper.core.history import History
 from walkeeper.core.lsn import MIB, Lsn, SegmentSize
 from walkeeper.core.names import Segment
-from walkeeper.core.suspicion import SETTLE_SECONDS
+from walkeeper.core.suspicion import SETTLE_SECONDS, Lost
 from walkeeper.core.tail import Piece
+from walkeeper.errors import StoreUnavailable
 
 SIZE = SegmentSize(MIB)
 SYSTEM = 7
@@ -37,14 +39,14 @@ PATIENCE = 3600.0
 class Node:
     """A server that has segment 3 no longer, alone, and writes segment 5."""
 
-    def __init__(self, directory: Path, codec: Codec) -> None:
+    def __init__(self, directory: Path, codec: Codec, *stores: OtherStore) -> None:
         self.now = 0.0
         self.store = MemoryStore()
         self.layout = Layout("demo", None, SYSTEM)
         self.archive = Archive(self.store, self.layout, SIZE, codec)
         clock = cast("Any", SimpleNamespace(monotonic=lambda: self.now))
         nobody = cast("Any", SimpleNamespace())
-        sources = Sources(self.archive, ONE, directory, nobody, lambda _: (), None, clock, lambda: False)
+        sources = Sources(self.archive, ONE, directory, nobody, lambda _: (), None, clock, lambda: False, stores)
         self.problems = Problems(clock)
         self.lost = LostWal(sources, Frontier(ONE, LOST.start, SIZE), PATIENCE, self.problems)
         self.lost.suspect(LOST, Lsn(LOST.end + 1))
@@ -54,6 +56,13 @@ class Node:
         for end in ends:
             tail.put(self.archive, LOST, Piece(begin, end, "0123456789ab0001"), plain[begin:end])
             begin = end
+
+    def store_as_planted(self, number: int) -> None:
+        """Plain, where all is to be encrypted from now on."""
+        segment = ONE.segment(number, SIZE)
+        self.archive.store = self.store
+        self.archive.archive_segment(segment, plain_segment(segment, SYSTEM), ONE)
+        self.archive.store = AuthenticStore(self.store, Trust(encrypted=True))
 
     def looks(self, seconds: float = 0.0) -> None:
         self.now += seconds
@@ -111,13 +120,57 @@ def test_p9_pieces_that_this_node_cannot_open_are_waited_for_and_no_longer_than_
 def test_p4_what_is_stored_and_not_believed_is_waited_for_and_no_longer_than_that(tmp_path: Path) -> None:
     """An archive that was plain before it was encrypted, where nobody has said so."""
     node = Node(tmp_path, Codec())
-    node.archive.archive_segment(LOST, plain_segment(LOST, SYSTEM), ONE)
-    node.archive.store = AuthenticStore(node.store, Trust(encrypted=True))
+    node.store_as_planted(LOST.number)
     node.looks()
     node.looks(PATIENCE - 1)
     assert (node.found, node.gaps) == (None, 0)
     node.looks(2)
     assert (node.found, node.gaps) == (None, 1)
+
+
+class Promised:
+    """What another store has of segment 3, by its record, and does not give; anything else it lacks."""
+
+    def deliver(self, _layout: Layout, name: str, _size: int) -> None:
+        if name == LOST.name:
+            raise StoreUnavailable(f"{name}: no answer")
+
+
+@pytest.mark.parametrize("pieces", [False, True])
+def test_p4_what_the_store_may_have_is_waited_for_however_long_something_else_has_been_suspected(
+    tmp_path: Path, *, pieces: bool
+) -> None:
+    store = OtherStore("b", cast("Any", Promised()), lambda wanted, _: wanted == LOST)
+    key = str(pyrage.x25519.Identity.generate().to_public())
+    node = Node(tmp_path, Codec(recipients=(key,) if pieces else ()), store)
+    node.looks()
+    node.looks(PATIENCE + 1)
+    assert node.gaps == 0
+    later = ONE.segment(5, SIZE)
+    if pieces:
+        tail.put(node.archive, later, Piece(0, SIZE, "0123456789ab0001"), plain_segment(later, SYSTEM))
+    else:
+        node.store_as_planted(later.number)
+    node.lost.suspect(later, Lsn(later.end + 1))
+    node.looks()
+    node.looks(PATIENCE - 1)
+    assert node.gaps == 0
+    node.looks(2)
+    assert (node.gaps, node.lost.gaps.get().first) == (1, later)
+
+
+def test_p4_a_run_is_waited_for_from_when_the_last_of_it_was_suspected(tmp_path: Path) -> None:
+    node = Node(tmp_path, Codec())
+    node.store_as_planted(3)
+    node.store_as_planted(4)
+    node.looks()
+    node.now = PATIENCE - 60
+    node.lost.suspect(ONE.segment(4, SIZE), Lsn(5 * MIB + 1))
+    node.looks()
+    node.looks(PATIENCE - 1)
+    assert node.gaps == 0
+    node.looks(2)
+    assert (node.gaps, node.lost.gaps.get()) == (1, Lost(LOST, 5))
 
 
 def test_one_look_asks_the_store_for_so_many_and_the_next_goes_on_there(

@@ -192,6 +192,10 @@ class Suspicions:
         """When the oldest that is still suspected was first."""
         return min((self._suspected_at(first) for first, _ in self._lost), default=None)
 
+    def newest(self, lost: Lost) -> float:
+        """When the last of that run was suspected."""
+        return max(since for first, end, since in self._since if first < lost.end and lost.first.number < end)
+
     def gaps(
         self,
         now: float,

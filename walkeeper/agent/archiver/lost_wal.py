@@ -251,7 +251,7 @@ class LostWal:
             if (
                 why in (Why.PROVED, Why.FORGOTTEN)
                 and (unread or self._is_disbelieved(segments))
-                and sources.clock.monotonic() - self._until[0] < self._patience
+                and self._now - self._suspicions.newest(lost) < self._patience
             ):
                 continue  # the store may have it
             came = [
