@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -64,10 +65,10 @@ class Node:
         self.archive.archive_segment(segment, plain_segment(segment, SYSTEM), ONE)
         self.archive.store = AuthenticStore(self.store, Trust(encrypted=True))
 
-    def looks(self, seconds: float = 0.0) -> None:
+    def looks(self, seconds: float = 0.0, *, stopped: Callable[[], bool] = lambda: False) -> None:
         self.now += seconds
         self.lost._take_in()
-        self.lost._look(lambda: False)
+        self.lost._look(stopped)
 
     @property
     def found(self) -> Segment | None:
@@ -171,6 +172,49 @@ def test_p4_a_run_is_waited_for_from_when_the_last_of_it_was_suspected(tmp_path:
     assert node.gaps == 0
     node.looks(2)
     assert (node.gaps, node.lost.gaps.get()) == (1, Lost(LOST, 5))
+
+
+class Asked(list[int]):
+    """Of which segments a node has asked whether they are not believed."""
+
+    def __init__(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+        really = node.archive.is_disbelieved
+
+        def is_disbelieved(segment: Segment) -> bool:
+            self.append(segment.number)
+            return really(segment)
+
+        monkeypatch.setattr(node.archive, "is_disbelieved", is_disbelieved)
+
+
+def test_of_a_long_run_what_was_not_believed_is_asked_for_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = Node(tmp_path, Codec())
+    asked = Asked(node, monkeypatch)
+    node.store_as_planted(40)
+    node.lost.suspect(LOST, Lsn(41 * MIB + 1))
+    node.looks()
+    node.looks(SETTLE_SECONDS + 1)
+    assert sorted(asked) == [*range(3, 41)]
+    asked.clear()
+    node.looks()
+    assert 40 in asked
+    assert len(asked) <= lost_wal.AT_ONCE
+    asked.clear()
+    node.looks(PATIENCE)
+    assert (asked, node.gaps) == ([], 1)  # it does not matter any more
+
+
+def test_who_asks_for_a_long_run_hears_that_it_is_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(tmp_path, Codec())
+    asked = Asked(node, monkeypatch)
+    node.lost.suspect(LOST, Lsn(41 * MIB + 1))
+    node.looks()
+    node.looks(SETTLE_SECONDS + 1, stopped=lambda: bool(asked))
+    assert (len(asked), node.gaps) == (lost_wal.AT_ONCE, 0)
+    node.looks()
+    assert node.gaps == 1
 
 
 def test_one_look_asks_the_store_for_so_many_and_the_next_goes_on_there(

@@ -200,11 +200,16 @@ class Archive:
             raise _conflict(segment.name, *(self.layout.file(segment, suffix) for suffix, _ in stored))
         return stored[0][1] if stored else None
 
-    def check_believed(self, segment: Segment) -> None:
-        """Where nothing of a segment was found, that its names are free, or taken by what is damaged. Raises NotAuthentic."""
+    def is_disbelieved(self, segment: Segment) -> bool:
+        """Whether one of a segment's names is taken by what is not believed, and neither damaged nor changed."""
         for suffix in STORED:
-            with suppress(Changed):
+            try:
                 self.store.head(self.layout.file(segment, suffix))
+            except Changed:
+                continue
+            except NotAuthentic:
+                return True
+        return False
 
     def _stored(self, segment: Segment) -> list[tuple[str, Receipt]]:
         """All whole objects of that segment, by suffix."""

@@ -30,7 +30,7 @@ from walkeeper.core.names import Segment
 from walkeeper.core.receipt import Receipt
 from walkeeper.core.suspicion import Lost, Suspicions, Why
 from walkeeper.core.wal_page import Plain
-from walkeeper.errors import CannotTell, NotAuthentic, WalkeeperError, WalMissing
+from walkeeper.errors import CannotTell, WalkeeperError, WalMissing
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.lib.parallel import in_parallel
@@ -83,6 +83,8 @@ class LostWal:
         """Of which segments the store has pieces, as of the last look."""
         self._unread: set[int] = set()
         """Numbers of those whose pieces could not be read."""
+        self._disbelieved: set[int] = set()
+        """Numbers under which something lay that was not believed: asked for first."""
         self._until = (0.0, "")
         self._coming = False
         """Whether somebody has delivered in this look: there may be more where it came from."""
@@ -250,8 +252,8 @@ class LostWal:
             unread = not self._unread.isdisjoint(range(lost.first.number, lost.end))
             if (
                 why in (Why.PROVED, Why.FORGOTTEN)
-                and (unread or self._is_disbelieved(segments))
                 and self._now - self._suspicions.newest(lost) < self._patience
+                and (unread or self._is_disbelieved(segments, stopped))
             ):
                 continue  # the store may have it
             came = [
@@ -264,15 +266,19 @@ class LostWal:
                 continue  # it is not lost, however long that store is away
             self._record(lost, Why.DISK if promised else why)
 
-    def _is_disbelieved(self, segments: Sequence[Segment]) -> bool:
+    def _is_disbelieved(self, segments: Sequence[Segment], stopped: Callable[[], bool]) -> bool:
         """Whether the store has something under one of their names that is not believed: the configuration may be what is
-        wrong, as where an archive is encrypted that was plain before, and a gap would stay.
+        wrong, as where an archive is encrypted that was plain before, and a gap would stay. True, too, once ``stopped``.
         """
-        try:
-            for segment in segments:
-                self._sources.archive.check_believed(segment)
-        except NotAuthentic:
-            return True  # the look for it has said so
+        is_disbelieved = self._sources.archive.is_disbelieved
+        left = iter(sorted(segments, key=lambda each: each.number not in self._disbelieved))
+        while some := list(islice(left, AT_ONCE)):
+            if stopped():
+                return True
+            found = dict(in_parallel(lambda each: (each.number, is_disbelieved(each)), some, len(some)))
+            self._disbelieved.update(number for number in found if found[number])
+            if any(found.values()):
+                return True  # the look for it has said so
         return False
 
     def _are_gone(self, segments: Sequence[Segment]) -> bool:
