@@ -129,6 +129,19 @@ def test_p4_what_is_stored_and_not_believed_is_waited_for_and_no_longer_than_tha
     assert (node.found, node.gaps) == (None, 1)
 
 
+def test_p4_what_is_not_believed_fills_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = False
+    monkeypatch.setattr(lost_wal, "short_of_disk", lambda *_: short)
+    node = Node(tmp_path, Codec())
+    node.store_as_planted(LOST.number)
+    node.looks()
+    node.looks(SETTLE_SECONDS + 1)
+    assert node.gaps == 0
+    short = True
+    node.looks()
+    assert node.gaps == 1
+
+
 class Promised:
     """What another store has of segment 3, by its record, and does not give; anything else it lacks."""
 

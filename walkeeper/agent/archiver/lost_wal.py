@@ -252,6 +252,7 @@ class LostWal:
             unread = not self._unread.isdisjoint(range(lost.first.number, lost.end))
             if (
                 why in (Why.PROVED, Why.FORGOTTEN)
+                and not short
                 and self._now - self._suspicions.newest(lost) < self._patience
                 and (unread or self._is_disbelieved(segments, stopped))
             ):
