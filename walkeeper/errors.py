@@ -46,6 +46,7 @@
     │           └── GivenUp    the same, and it is below the floor
     ├── DcsError               the DCS; waiting can help
     │   ├── DcsUnavailable     no answer within the deadline
+    │   ├── RecordDenied       a takeover has compared everything, and the DCS takes no record from it
     │   ├── CasConflict        somebody else wrote the record first
     │   │   ├── NotLeader      Patroni's leader key is another member's
     │   │   └── Fenced         another owner has the record: this ownership is over
@@ -261,6 +262,9 @@ class DcsError(WalkeeperError, reason="dcs", waiting_helps=True): ...
 
 
 class DcsUnavailable(DcsError, reason="dcs_unavailable"): ...
+
+
+class RecordDenied(DcsError): ...
 
 
 class CasConflict(DcsError, reason="cas_conflict"): ...

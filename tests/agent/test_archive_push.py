@@ -268,6 +268,50 @@ def test_g3_where_the_dcs_denies_the_record_what_is_handed_over_is_stored(
     assert (node.creates[name], node.creates[second]) == (1, 1)
 
 
+def test_g3_what_the_dcs_denies_after_it_was_compared_is_refused_no_longer(
+    make_postgres: Callable[..., Postgres], short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store's disk was not mounted. Once it is, takeovers compare well, and the DCS takes no record from them."""
+    monkeypatch.setattr(refusals, "LOOK_AGAIN", 0.5)
+    server = make_postgres(settings=NEVER)
+    node = Node(server, short_path, "command")
+    with node.agent:
+        node.agent.wait_frontier(Segment.parse(server.complete_segments(1)[-1], SIZE).end)
+    elsewhere, node.store.objects = node.store.objects, {}
+    name = server.switch_wal()
+    agent = RunningAgent(node.config, node.store, node.dcs)
+    agent.records.read_only = True
+    with agent:
+        node.pushing = Pushing(agent.agent, node.run, SystemClock())
+        wait_for(lambda: agent.agent.refusals.problem)
+        with pytest.raises(ArchiveMissing):
+            node.push_until_done(name)
+        node.store.objects = elsewhere
+        wait_for(lambda: agent.agent.refusals.problem is None)
+        node.push_until_done(name)
+        assert not agent.archiving
+    assert node.creates[name] == 1
+
+
+def test_g3_a_record_that_may_not_be_read_is_as_a_dcs_that_is_away(
+    make_postgres: Callable[..., Postgres], short_path: Path
+) -> None:
+    """No takeover can compare anything, however long that is: only the archive that this host has seen is stored into."""
+    server = make_postgres(settings=NEVER)
+    node = Node(server, short_path, "command")
+    node.agent.records.denied = True
+    first, second = server.switch_wal(), server.complete_segments(1)[0]
+    with node.agent:
+        node.push_until_done(first)
+        wait_for(lambda: "takeover_failed" in node.agent.problems())
+        assert node.agent.agent.untried
+        node.config.spool_directory.mkdir(mode=0o700, exist_ok=True)
+        Seen(node.config.spool_directory).keep("file:///elsewhere/demo")
+        with pytest.raises(ArchiveMissing):
+            node.push_until_done(second)
+    assert (node.creates[first], node.creates[second]) == (1, 0)
+
+
 def test_p13_the_store_is_looked_at_again_where_the_archive_was_seen_since(
     make_postgres: Callable[..., Postgres], short_path: Path
 ) -> None:

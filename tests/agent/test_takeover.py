@@ -30,10 +30,12 @@ from walkeeper.errors import (
     BeyondServer,
     CasConflict,
     Conflict,
+    DcsError,
     DcsUnavailable,
     Fenced,
     HeldBack,
     NotLeader,
+    RecordDenied,
     StoreUnavailable,
     WrongCluster,
     WrongTimeline,
@@ -196,6 +198,31 @@ def test_p8_a_record_says_that_commits_wait_only_when_the_archives_start_is_stat
     writes = len(world.records["a"].writes)
     world.take_over("a", ONE, 3 * MIB, durability="store")
     assert len(world.records["a"].writes) == writes + 1
+
+
+def test_g3_a_denied_write_comes_after_everything_was_compared_and_a_denied_read_does_not(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = world.records["a"]
+    records.denied = True
+    with pytest.raises(DcsError) as caught:
+        world.take_over("a", ONE, 3 * MIB)
+    assert not isinstance(caught.value, RecordDenied)
+    records.denied, records.read_only = False, True
+    with pytest.raises(RecordDenied, match="writes are refused"):
+        world.take_over("a", ONE, 3 * MIB)
+    records.read_only = False
+
+    def begins(_: Segment) -> None:
+        records.read_only = True
+
+    monkeypatch.setattr(world.archive, "state_start", begins)
+    with pytest.raises(RecordDenied):  # its second write
+        world.take_over("a", ONE, 3 * MIB, durability="store")
+    monkeypatch.undo()
+    records.read_only, records.lose_answers = False, 1
+    with pytest.raises(DcsUnavailable):
+        world.take_over("a", ONE, 3 * MIB)
 
 
 @pytest.mark.parametrize("reads_lag", [False, True])

@@ -32,6 +32,7 @@ from walkeeper.errors import (
     DcsUnavailable,
     NothingToCompare,
     PostgresError,
+    RecordDenied,
     SpoolError,
     StoreBehind,
     StoreUnavailable,
@@ -130,7 +131,8 @@ def test_one_that_failed_is_told_and_tried_again(agent: Slow, clock: HandClock) 
         (StoreUnavailable("x"), False),
         (PostgresError("x"), False),
         (DcsUnavailable("the other store's record is not known yet"), False),
-        (DcsError("not allowed"), True),
+        (RecordDenied("not allowed"), True),
+        (DcsError("not allowed, or not known"), False),
         (CasConflict("x"), False),
         (ConfigError("x"), False),
         (SpoolError("x"), False),
@@ -152,6 +154,42 @@ def test_p13_archive_push_waits_for_a_takeover_that_has_compared_and_until_its_r
     agent._conclude_takeover()
     assert agent.untried is not compared
     assert all(waits)
+
+
+def test_what_a_takeover_was_refused_for_is_over_when_a_later_one_has_compared(agent: Slow, clock: HandClock) -> None:
+    """Also where the DCS then takes no record from it. It counts for the run that was compared last."""
+    runs = []
+    for ends_with in (
+        StoreBehind("x"),
+        RecordDenied("y"),
+        StoreUnavailable("z"),
+        SimpleNamespace(start=lambda *_: None),
+    ):
+        clock.now += 60
+        agent.look()
+        assert agent._takeover is not None
+        runs.append(agent._takeover.run)
+        agent.ends_with = ends_with
+        agent.let_it_end()
+        agent.go_on.clear()
+        agent._conclude_takeover()
+        refused = isinstance(ends_with, StoreBehind)
+        compared = runs[1] if isinstance(ends_with, StoreUnavailable) else runs[-1]
+        assert agent.compared == (compared, ends_with if refused else None)
+        assert agent.refusals.problem == (ends_with if refused else None)
+
+
+def test_what_a_person_accepted_is_passed_again_where_the_dcs_took_no_record(agent: Slow, clock: HandClock) -> None:
+    agent.refusals.refused(NothingToCompare("x"), None, frozenset())
+    agent.refusals.answer({"accept": True})
+    for _ in range(2):
+        clock.now += 60
+        agent.look()
+        agent.ends_with = RecordDenied("y")
+        agent.let_it_end()
+        agent.go_on.clear()
+        agent._conclude_takeover()
+        assert agent.accepted == frozenset({"nothing_to_compare"})
 
 
 def test_what_a_person_accepts_while_a_takeover_runs_is_for_the_next(agent: Slow, clock: HandClock) -> None:

@@ -42,11 +42,11 @@ from walkeeper.core.hold_slot import SlotState, ends_lowest
 from walkeeper.core.record import Record
 from walkeeper.dcs.base import BACKUP_JOB, PROOF_JOB, RecordStore, Versioned
 from walkeeper.errors import (
-    DcsError,
     DcsUnavailable,
     NoLeadership,
     NotLeader,
     PostgresError,
+    RecordDenied,
     Refused,
     SpoolError,
     StandbyLags,
@@ -75,15 +75,16 @@ LEFTOVER_SECONDS: Final = 5.0
 class _Takeover:
     """One that runs, in a thread of its own, or has ``ended``."""
 
-    def __init__(self, about: object, accepted: frozenset[str], begun_at: float) -> None:
-        """``about``: the situation in which it was begun. ``accepted``: reasons of refusals that it passes."""
+    def __init__(self, about: object, accepted: frozenset[str], begun_at: float, run: OneRun) -> None:
+        """``about``: the situation in which it was begun. ``accepted``: reasons of refusals that it passes. ``run``: the run of
+        the server that it compares.
+        """
         self.about = about
         self.accepted = accepted
         self.begun_at = begun_at
+        self.run = run
         self.ended = threading.Event()
         self.thread: threading.Thread | None = None
-        self.run: OneRun | None = None
-        """The run of the server that it compares."""
         self.archiver: Archiver | None = None
         self.problem: WalkeeperError | None = None
 
@@ -144,8 +145,8 @@ class Agent:
         self._takeover_at = 0.0
         self.untried = True  # whether no takeover has compared anything, or may, since this member leads
         self.shut_out_at = 0.0  # when the last look began, where it did not get into PostgreSQL and no takeover runs
-        self.denied: OneRun | None = None  # the run whose takeover the DCS denied last
-        self.refused: tuple[OneRun, Refused] | None = None  # the run that was refused last, whoever leads by now
+        self.compared: tuple[OneRun, Refused | None] | None = None
+        """The run that was compared last, whoever leads by now, and what it was refused for, if it was."""
         self._takeover: _Takeover | None = None
         self.refusals = Refusals(clock, self.poke)
         self.watcher = Watcher(clock)
@@ -301,14 +302,13 @@ class Agent:
         about = situation(found, server.system_identifier, server.timeline, control)
         if self.refusals.stands(about) or (now < self._takeover_at and not self.refusals.accepted):
             return
-        self._takeover = takeover = _Takeover(about, self.refusals.accepted, now)
+        self._takeover = takeover = _Takeover(about, self.refusals.accepted, now, OneRun(self.config.data_dir))
         takeover.thread = self.supervisor.start("takeover", lambda: self._run_takeover(takeover, server))
         takeover.ended.wait(TAKEOVER_SECONDS)
         self._conclude_takeover()
 
     def _run_takeover(self, takeover: _Takeover, server: ServerState) -> None:
         """Beside the looks: it may have to list the whole archive, and the watchdog waits for each look."""
-        takeover.run = OneRun(self.config.data_dir)
         try:
             takeover.archiver = self._take_over(server, takeover.accepted, takeover.about)
         except WalkeeperError as problem:
@@ -332,13 +332,14 @@ class Agent:
             return
         if problem is not None:
             self._takeover_at = now + self._takeover_backoff.failed()
-            if isinstance(problem, Refused) and takeover.run is not None:
-                self.refused = takeover.run, problem
+            if isinstance(problem, Refused):
+                self.compared = takeover.run, problem
                 self.refusals.refused(problem, takeover.about, takeover.accepted)
-            if type(problem) is DcsError:  # no more waited for than a DCS that is away
-                self.denied, self.untried = takeover.run, False
-            else:  # when the refusal is there, for archive-push
-                self.untried = not isinstance(problem, Refused | Watching)
+            elif isinstance(problem, RecordDenied):
+                self.compared = takeover.run, None
+                if not takeover.accepted:  # what a person has let pass would be refused again
+                    self.refusals.over()
+            self.untried = not isinstance(problem, Refused | RecordDenied | Watching)  # last, for archive-push
             self.problems.report(
                 About.TAKEOVER_FAILED, problem, grace=isinstance(problem, StandbyLags | DcsUnavailable)
             )
@@ -346,8 +347,8 @@ class Agent:
         self._takeover_backoff.succeeded()
         self.refusals.over()
         self.problems.clear(About.TAKEOVER_FAILED)
-        self.archiver = takeover.archiver
-        self.refused, self.untried = None, False
+        self.compared = takeover.run, None
+        self.archiver, self.untried = takeover.archiver, False
         if self.archiver is not None and not self._stopping:
             self.archiver.start(self.supervisor, self.config.upload_workers, self.config.uploads)
 

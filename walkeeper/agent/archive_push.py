@@ -17,7 +17,6 @@ from typing import Any, Final
 
 from walkeeper.agent.agent import Agent
 from walkeeper.agent.archiver.archiver import Archiver
-from walkeeper.agent.archiver.one_run import OneRun
 from walkeeper.agent.markers import Markers
 from walkeeper.core.about import About
 from walkeeper.core.branches import is_for_the_archive
@@ -95,8 +94,6 @@ class Pushing:
         self._reported: dict[About, str] = {}
         self._stopping = threading.Event()
         self._checked: Checked | None = None
-        self._run: OneRun | None = None
-        """That of the last archiver."""
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
@@ -166,8 +163,7 @@ class Pushing:
             spool = self._agent.config.spool_directory
             self._checked = check_archive(self._agent.archives, spool, place, self._checked)
         else:
-            self._run = archiver.run
-            self._run.check()
+            archiver.run.check()
         asked_for = archiver if place.is_ready else None
         if asked_for is not None and self._was_compared(place, asked_for):
             return
@@ -191,13 +187,15 @@ class Pushing:
         member = self._agent.config.name
         try:
             leader = self._agent.records.leader()
-            if leader is None or leader.name == member:
-                return running and leader is not None
         except DcsError:
+            return False
+        if leader is None:
             return False
         claim = read_claim(self._agent.records)
         if claim.known is Known.UNKNOWN:
-            return False
+            return False  # nor does a takeover get any further
+        if leader.name == member:
+            return running
         if not is_for_the_archive(place.file, claim.record, member, leader.name, running=running):
             does = "PostgreSQL accepts writes here" if running else "it was written here"
             raise NoLeadership(
@@ -236,19 +234,17 @@ class Pushing:
         return shut_out and any(problem.what is About.POSTGRESQL for problem in self._agent.problems.open())
 
     def _check_takeover(self, place: Place) -> None:
-        """For a primary: raises what its takeover was refused for, also while it stops and when it has, or PostgresError where
-        none came since it was started.
+        """For a primary: raises what its run was refused for, also while it stops and when it has, or PostgresError where another
+        run was compared last.
         """
-        refused = self._agent.refused
-        if refused is not None and not refused[0].over and _was_primary(place.data_directory):
-            raise refused[1]
-        if not is_out_of_recovery(place.data_directory):
+        compared, running = self._agent.compared, is_out_of_recovery(place.data_directory)
+        if compared is None or not (running or _was_primary(place.data_directory)):
             return
-        if (problem := self._agent.refusals.problem) is not None:
+        run, problem = compared
+        if problem is not None and not run.over:
             raise problem
-        for run in (self._run, self._agent.denied):
-            if run is not None:
-                run.check()
+        if running:
+            run.check()
 
     def _was_compared(self, place: Place, archiver: Archiver) -> bool:
         """Whether it is the very file whose bytes the receipt is for, as its modification time proves."""

@@ -23,7 +23,17 @@ from walkeeper.core.record import MAX_GAPS, MAX_SUSPECTED, Gap, Record
 from walkeeper.core.second_life import SecondLife, told
 from walkeeper.dcs.base import Leader, RecordStore, Versioned
 from walkeeper.dcs.claim import decoded
-from walkeeper.errors import ArchiveMissing, CasConflict, Conflict, Fenced, HeldBack, NotLeader, Watching
+from walkeeper.errors import (
+    ArchiveMissing,
+    CasConflict,
+    Conflict,
+    DcsError,
+    Fenced,
+    HeldBack,
+    NotLeader,
+    RecordDenied,
+    Watching,
+)
 from walkeeper.lib import events
 from walkeeper.lib.clock import timestamp
 from walkeeper.lib.parallel import in_parallel
@@ -159,7 +169,8 @@ def take_over(
     or this host has seen an archive there.
 
     What takes long, the store, comes first, and the record is read again right before it is written: who still writes it keeps
-    nobody from taking it. Raises NotLeader, Refused, CasConflict (try from the top), StandbyLags, Watching, or an outage's error.
+    nobody from taking it. Raises NotLeader, Refused, CasConflict (try from the top), StandbyLags, Watching, RecordDenied, or an
+    outage's error.
     """
     before = records.read()
     _leader(me, records)  # who does not lead need not look any further
@@ -192,7 +203,7 @@ def take_over(
         )  # only after the record: an archive states a start only where somebody owns it
     if says != durability:  # a promotion believes no record that says so where the store states no start
         record = msgspec.structs.replace(record, durability=durability)
-        written = records.write(record.encode(), written, guard=_leader(me, records))
+        written = _write(records, record, written, _leader(me, records))
     events.info(
         "takeover",
         owner=me,
@@ -268,10 +279,20 @@ def _compare_and_set(
             waits_for=waits_for,
         )
         try:
-            return record, records.write(record.encode(), versioned, guard=leader)
+            return record, _write(records, record, versioned, leader)
         except CasConflict:
             continue
     raise CasConflict("record in the DCS: somebody else wrote it meanwhile", hint="walkeeper looks again.")
+
+
+def _write(records: RecordStore, record: Record, expected: Versioned | None, guard: Leader) -> Versioned:
+    """A takeover's, after it has compared. Raises RecordDenied where the DCS answers, and it is not that somebody else wrote."""
+    try:
+        return records.write(record.encode(), expected, guard=guard)
+    except DcsError as problem:
+        if type(problem) is not DcsError:
+            raise
+        raise RecordDenied(str(problem), hint=problem.hint) from problem
 
 
 def _only_moved(before: Versioned | None, now: Versioned | None) -> bool:
