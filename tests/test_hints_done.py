@@ -137,7 +137,6 @@ DONE: Final[tuple[tuple[str, str | Person], ...]] = (
     ("verify --restore does it now", "test_what_a_schedule_lacks_is_done_as_it_is_printed"),
     ("verify --restore DIRECTORY", WORDS),
     ("walkeeper fetch FILE DIRECTORY", "test_one_file_of_any_kind"),
-    ("pins --release", "test_p15_a_pin_holds_what_it_needs_and_people_can_let_it_go"),
     ("--retain ID --until", "test_p15_a_retained_backup_stays_below_the_start_with_its_own_wal"),
     ("--fix --yes", "test_fix_shows_asks_mends_and_has_nothing_to_do_the_second_time"),
     ("expire --revoke", "test_p15_a_floor_can_be_revoked_until_its_grace_is_over"),

@@ -116,8 +116,15 @@ def test_p15_what_is_pinned_and_all_that_follows_it_stays() -> None:
     assert planned(ALL, pins=[over]).backups == (FIRST.id, OLDER.id)
     running = a_pin(kind="backup", timeline=1, lsn="0/300000", at="2026-12-17T02:00:00Z", until="2026-12-19T02:00:00Z")
     assert planned(ALL, pins=[running]).first.number == 3
-    with pytest.raises(Unsafe, match="timeline 9"):
-        planned(ALL, pins=[a_pin(timeline=9, at="2026-12-17T02:00:00Z", until="2026-12-19T02:00:00Z")])
+
+
+def test_p15_of_a_pin_on_a_timeline_without_a_history_all_stays_that_it_may_come_from() -> None:
+    """Another store has the history: a restore reads the WAL of all. Once the whole run was refused for it."""
+    known = {2: History(2, (Switch(1, Lsn(0x700000)),)), 3: History(3, (Switch(1, Lsn(0x800000)),))}
+    pin = a_pin(backup="", timeline=9, lsn=OLDER.wal[0].start, at="2026-12-17T02:00:00Z", until="2026-12-19T02:00:00Z")
+    low = str(Lsn.parse(OLDER.wal[0].start).floor(SIZE))
+    assert planned(ALL, others=known, pins=[pin]).below == tuple(Below(each, low) for each in (1, 2, 3))
+    assert Below(2, EVERYTHING) in planned(ALL, others=known).below, "else nobody needs it"
 
 
 def word(each: Backup, until: datetime) -> Retained:

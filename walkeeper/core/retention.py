@@ -90,7 +90,7 @@ def plan(windows: Windows, holdings: Holdings, policy: Policy, needs: Needs) -> 
     elapsed = needs.elapsed
     pins = [pin for pin in needs.pins if elapsed.now_since(moment(pin.at)) <= moment(pin.until)]
     pinned = _with_parents([by_id[pin.backup] for pin in pins if pin.backup in by_id], by_id)
-    branches = [holdings.kept, *(_history(pin, holdings) for pin in pins)]
+    branches = [holdings.kept, *(branch for pin in pins for branch in _branches(pin, holdings))]
     begins = [*(_begin(backup) for backup in (*wanted, *pinned)), *(pin.position for pin in pins)]
     low = min(begins).floor(holdings.size)
     below = tuple(_below(branches, low, holdings))
@@ -183,14 +183,11 @@ def _begin(backup: Backup) -> Lsn:
     return Lsn.parse(backup.wal[0].start)
 
 
-def _history(pin: Pin, holdings: Holdings) -> History:
-    history = holdings.histories.get(pin.timeline)
-    if history is None:
-        raise Unsafe(
-            f"pin {pin.id}: it is on timeline {pin.timeline}, of which the archive has no history",
-            hint=f"Wait for its end, or let it go if its restore is over: walkeeper pins --release {pin.id}",
-        )
-    return history
+def _branches(pin: Pin, holdings: Holdings) -> list[History]:
+    """Its timeline's; where the archive has no history of that, which another store may have, all that it may come from."""
+    if pin.timeline in holdings.histories:
+        return [holdings.histories[pin.timeline]]
+    return [history for timeline, history in sorted(holdings.histories.items()) if timeline < pin.timeline]
 
 
 def _below(branches: Sequence[History], low: Lsn, holdings: Holdings) -> Iterable[Below]:
