@@ -19,13 +19,14 @@ from walkeeper.archive.layout import Layout
 from walkeeper.core.backup import BackupId
 from walkeeper.core.floor import moment
 from walkeeper.dcs.base import RecordStore
-from walkeeper.errors import ConfigError
+from walkeeper.errors import ConfigError, StoreDenied
 from walkeeper.lib.clock import SystemClock
 from walkeeper.restore import state
 from walkeeper.restore.pins import Pins
 from walkeeper.restore.serving import Restoring
 from walkeeper.restore.state import Asked, State
 from walkeeper.store.base import Store
+from walkeeper.store.several import Several
 
 LAYOUT = Layout("demo", None, 7)
 DAY = 86400.0
@@ -84,6 +85,25 @@ def test_one_with_a_code_is_renewed_with_one(
     pins.tend(LAYOUT, tmp_path, True)
     (after,) = read_pins(believed, LAYOUT)
     assert noted(tmp_path) == after.id != first
+
+
+def test_a_store_that_does_not_take_the_next_one_is_named_and_keeps_the_one_before(
+    store: MemoryStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its expire knows of nothing else. Once that was said only where no store took it."""
+    far = MemoryStore()
+    both = Several([store, far])
+    first = restored(tmp_path, both)
+    far.before = denied
+    Pins(both, SystemClock(), lambda: 2 * DAY).tend(LAYOUT, tmp_path, True)
+    assert {pin.id for pin in read_pins(store, LAYOUT)} == {first, noted(tmp_path)}
+    assert [pin.id for pin in read_pins(far, LAYOUT)] == [first]
+    assert "far/pin: access denied" in caplog.text
+
+
+def denied(what: str, _: str) -> None:
+    if what == "create":
+        raise StoreDenied("far/pin: access denied")
 
 
 def no_dcs(key: str) -> RecordStore:

@@ -36,6 +36,7 @@ from walkeeper.lib import events
 from walkeeper.lib.clock import since_boot, timestamp
 from walkeeper.lib.retry import with_retries
 from walkeeper.store.base import AlreadyThere, Store
+from walkeeper.store.several import Several
 
 _PASSED: Final = 1000
 """Numbers that are passed at most: others can write into the store."""
@@ -47,6 +48,7 @@ _RENEWED: Final = 86400.0
 """Seconds after which who works under a pin writes the next one."""
 _LOOKS: Final = 3600.0
 """Seconds between two looks at that, and after a refusal."""
+NOT_PINNED: Final = "walkeeper expire does not know of it: do not let it run meanwhile."
 _Mark = TypeVar("_Mark", Floor, Retained)
 
 
@@ -170,6 +172,23 @@ def write_pin(store: Store, layout: Layout, pin: Pin) -> None:
     store.create(layout.pin(pin.id), encode(pin), {"format": FORMAT})
 
 
+def write_pin_in_each(store: Store, layout: Layout, pin: Pin) -> list[str]:
+    """Into each of several stores, as expire asks its own alone: what those said that did not take it. One that is there is as
+    good. Raises the first's error where none took it.
+    """
+    stores = store.stores if isinstance(store, Several) else (store,)
+    problems: list[StoreError] = []
+    for each in stores:
+        try:
+            with suppress(AlreadyThere):
+                write_pin(each, layout, pin)
+        except StoreError as problem:
+            problems.append(problem)
+    if len(problems) == len(stores):
+        raise problems[0]
+    return [str(problem) for problem in problems]
+
+
 def new_pin(backup: Backup, timeline: int, by: str, ahead: float) -> Pin:
     """For a restore of that backup along ``timeline``'s chain. ``ahead``: by how much the store's clock is before ours."""
     return _pin("restore", backup.id, timeline, backup.wal[0].start, by, ahead)
@@ -197,13 +216,16 @@ class Lasting:
         self._asked, before = now, self.pin
         newer = _next(before, moment(before.at) + timedelta(seconds=now - self._began))
         try:
-            with suppress(AlreadyThere):  # by an earlier call, whose answer was lost
-                write_pin(self._store, self._layout, newer)
+            refused = write_pin_in_each(self._store, self._layout, newer)
         except StoreError as problem:
             events.failure("pin_not_renewed", problem, pin=before.id, until=before.until)
             return
         self.pin, self._began = newer, now
         noted(newer.id)
+        for why in refused:
+            events.warning("not_pinned", pin=newer.id, error=why, hint=NOT_PINNED)
+        if refused:
+            return  # who did not take the next one has this one still, which ends by itself
         try:
             let_go(self._store, self._layout, before.id)
         except StoreError as problem:
@@ -223,9 +245,7 @@ def pinned(store: Store, layout: Layout, pin: Pin, *, must: bool = False) -> Ite
         if must:
             raise
         there = False
-        events.warning(
-            "not_pinned", error=problem, hint="walkeeper expire does not know of it: do not let it run meanwhile."
-        )
+        events.warning("not_pinned", error=problem, hint=NOT_PINNED)
     lasting, over = Lasting(store, layout, pin), threading.Event()
 
     def tend() -> None:

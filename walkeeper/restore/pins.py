@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from walkeeper.archive.expiry import let_go, renewed, write_pin
+from walkeeper.archive.expiry import NOT_PINNED, let_go, renewed, write_pin_in_each
 from walkeeper.archive.layout import Layout
 from walkeeper.core.floor import LONGEST_PIN, MAX_FLOOR_BYTES, Pin, decode, moment
 from walkeeper.errors import WalkeeperError
 from walkeeper.lib import durable, events
 from walkeeper.lib.clock import Clock, timestamp
 from walkeeper.restore import state
-from walkeeper.store.base import AlreadyThere, Store
+from walkeeper.store.base import Store
 
 LOOKED: Final = 3600.0
 """Seconds between two looks at one data directory's pin."""
@@ -72,10 +71,12 @@ class Pins:
                 self._note(data_directory, found, "")
             elif moment(pin.until) - moment(timestamp(self._ahead() or 0.0)) <= _LEFT:
                 newer = renewed(pin, self._ahead() or 0.0)
-                with suppress(AlreadyThere):  # written before a kill, and not noted
-                    write_pin(self._store, layout, newer)
+                refused = write_pin_in_each(self._store, layout, newer)
+                for why in refused:
+                    events.warning("not_pinned", pin=newer.id, error=why, hint=NOT_PINNED)
                 self._note(data_directory, found, newer.id)
-                let_go(self._store, layout, pin.id)
+                if not refused:  # else who did not take the newer one has this one still, which ends by itself
+                    let_go(self._store, layout, pin.id)
         except (WalkeeperError, OSError) as problem:
             events.failure("pin_not_renewed", problem, data_directory=data_directory)
 

@@ -27,6 +27,7 @@ from walkeeper.archive import proofs
 from walkeeper.archive.authentic import AuthenticStore, Trust
 from walkeeper.archive.codec import Codec
 from walkeeper.archive.expiry import read_pins
+from walkeeper.config.model import NamedStore
 from walkeeper.core.backup import Backup, BackupId
 from walkeeper.core.backup_index import Part
 from walkeeper.core.lsn import MIB
@@ -38,6 +39,9 @@ from walkeeper.restore.directory import carry_out as module
 from walkeeper.restore.directory import command, fetch, here, settings, tree
 from walkeeper.restore.directory.carry_out import Result, _mark_clone, carry_out
 from walkeeper.restore.directory.model import Use
+from walkeeper.store.directory.keys import DirectorySettings
+from walkeeper.store.open import open_store
+from walkeeper.store.several import Several
 
 CHANGING = ("open", "mkdir", "unlink", "rmdir", "rename", "fchmod", "ftruncate", "pwrite", "write", "symlink", "fsync")
 
@@ -679,6 +683,22 @@ def test_without_the_right_to_pin_it_is_said_and_the_restore_goes_on(
     assert is_whole(tmp_path)
 
 
+def test_each_store_whose_wal_is_read_is_pinned_and_one_that_takes_no_pin_is_named(
+    store: MemoryStore, backup: Backup, tmp_path: Path
+) -> None:
+    """Its expire may delete what the restore reads. Once that was said only where no store took it."""
+
+    def deny(what: str, _: str) -> None:
+        if what == "create":
+            raise StoreDenied("far/pin: access denied")
+
+    far = MemoryStore()
+    far.before = deny
+    both = replace(plan(backup, store, tmp_path), wal_store=Several([store, far]))
+    assert carry_out(both, "restore %f %p", lambda _: None).pin_problem == "far/pin: access denied"
+    assert read_pins(store, LAYOUT)
+
+
 @pytest.mark.parametrize("before", ["there", "over and gone", "never written"])
 def test_p15_whoever_goes_on_pins_it_anew(
     store: MemoryStore, backup: Backup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
@@ -720,6 +740,22 @@ def test_p15_another_restore_into_a_directory_ends_the_pin_of_the_one_before(
     of_another = msgspec.structs.replace(before, asked=msgspec.structs.replace(before.asked, scope="another"))
     carry_out(replace(anew, before=of_another), "restore %f %p", lambda _: None)
     assert second in read_pins(store, LAYOUT), "it is of another archive, whoever wrote that name there"
+
+
+def test_p15_the_pin_of_the_one_before_ends_in_each_store_also_where_this_one_reads_one_alone(
+    store: MemoryStore, backup: Backup, tmp_path: Path
+) -> None:
+    (tmp_path / "far").mkdir()
+    settings = DirectorySettings(path=tmp_path / "far")
+    far, gone = open_store(settings), DirectorySettings(path=tmp_path / "not-mounted")
+    both = replace(plan(backup, store, tmp_path), wal_store=Several([store, far]))
+    carry_out(both, "restore %f %p", lambda _: None)
+    assert read_pins(far, LAYOUT)
+    anew = plan(backup, store, tmp_path, delta=True)
+    config = replace(anew.config, others=(NamedStore("gone", gone), NamedStore("far", settings)))
+    carry_out(replace(anew, resumed=None, config=config), "restore %f %p", lambda _: None)
+    assert read_pins(far, LAYOUT) == []
+    assert len(read_pins(store, LAYOUT)) == 1
 
 
 def test_an_encrypted_backup_needs_its_key(store: MemoryStore, tmp_path: Path) -> None:

@@ -20,11 +20,12 @@ from typing import Final
 
 import msgspec
 
-from walkeeper.archive.expiry import Lasting, let_go, new_pin, write_pin
+from walkeeper.archive.expiry import Lasting, let_go, new_pin, write_pin_in_each
+from walkeeper.archive.open import open_archives
 from walkeeper.core.backup import Backup
 from walkeeper.core.backup_index import Part
 from walkeeper.core.incremental import Layers, layers_of, without_increment
-from walkeeper.errors import CannotRestore, Damaged, StoreDenied, StoreError
+from walkeeper.errors import CannotRestore, Damaged, StoreDenied, StoreError, WalkeeperError
 from walkeeper.lib import durable
 from walkeeper.lib.clock import timestamp
 from walkeeper.lib.retry import with_retries
@@ -36,7 +37,6 @@ from walkeeper.restore.directory.fetch import PG_CONTROL, Fetch, is_placed, read
 from walkeeper.restore.directory.model import Plan
 from walkeeper.restore.directory.tree import Tree
 from walkeeper.restore.state import State
-from walkeeper.store.base import AlreadyThere
 
 BACKUP_LABEL: Final = "backup_label"
 _LONGEST_AUTO_CONF: Final = 1024 * 1024
@@ -119,8 +119,8 @@ def _begin(plan: Plan, result: Result) -> tuple[State, Lasting | None]:
     try:
         ahead = plan.config.store.clock_ahead() or 0.0
         wanted = new_pin(plan.backup, plan.timeline, f"{os.uname().nodename}:{plan.directory}", ahead)
-        with suppress(AlreadyThere):
-            with_retries(lambda: write_pin(plan.wal_store, plan.evidence.layout, wanted))
+        refused = with_retries(lambda: write_pin_in_each(plan.wal_store, plan.evidence.layout, wanted))
+        result.pin_problem = "; ".join(refused)
         pin, lasting = wanted.id, Lasting(plan.wal_store, plan.evidence.layout, wanted)
     except (StoreDenied, StoreError) as problem:
         result.pin_problem = str(problem)
@@ -147,6 +147,9 @@ def _let_go_of_the_one_before(plan: Plan) -> None:
     if (asked.scope, asked.group, asked.system_identifier) == (layout.scope, layout.group, layout.system_identifier):
         with suppress(StoreError):  # it ends by itself
             let_go(plan.wal_store, layout, before.pin)
+        for other in plan.config.of_each_store[1:]:  # its plan may have had the WAL of all
+            with suppress(WalkeeperError):
+                let_go(open_archives(other, to_read=True).store, layout, before.pin)
 
 
 def _note(tree: Tree, now: State) -> None:
