@@ -770,6 +770,7 @@ def test_a_name_whose_newest_restore_point_may_be_behind_a_hole_is_looked_for_in
     monkeypatch.setattr(plan, "last_record", lambda *asked: Lsn(asked[-1] - 104))
     found = stores(to="before-the-release")
     assert (found.backup.id, found.end, found.unsearched) == (str(FIRST), points[0], Lsn(7 * MIB))
+    assert command._document(found, "planned")["unsearched"] == "0/700000"
     assert "whether the name is there again is not known, as WAL is missing after 0/700000" in _line(found, "Target")
     two.far.put(ONE, 7)
     found = stores(to="before-the-release")
@@ -808,6 +809,66 @@ def test_p15_what_another_store_is_about_to_delete_fills_no_hole(two: TwoStores,
     write_floor(two.far.store, two.far.archive.layout, floor)
     with pytest.raises(CannotRestore, match="the archive is not whole: after 0/500000"):
         stores()
+
+
+def test_wal_of_another_branch_with_the_same_number_is_not_joined(two: TwoStores, stores: Make) -> None:
+    """Two promotions took number 2, each archived in one store. The server follows the first store's history."""
+    for built, at, numbers in ((two.main, 0x580000, (5, 6)), (two.far, 0x440000, (4, 5, 6, 7, 8))):
+        built.put_history(there := History(2, (Switch(1, Lsn(at)),)))
+        built.put(there, *numbers)
+        built.record(2, numbers[-1] + 1)
+        assert built.dcs.record is not None
+        two.dcs.put(built.dcs.record.document, "walkeeper" if built is two.main else "walkeeper-far")
+    found = stores()
+    assert (found.timeline, found.end, found.wal_store.url) == (2, Lsn(7 * MIB), two.main.store.url)
+    why = "store far: its timeline 2 is another one than store main's: they part at 0/440000"
+    assert found.stores_passed_over[-1] == why
+    with pytest.raises(CannotRestore, match=f"^store main: --to 0/800000: .*; {why}$") as told:
+        stores(to="0/800000")
+    assert "out of this host's configuration" in told.value.hint
+    without_backups(two.far)
+    two.far.put_history(History(3, (Switch(1, Lsn(0x440000)), Switch(2, Lsn(0x900000)))))
+    two.far.store.delete(f"{two.far.archive.layout.histories}00000002.history")
+    assert stores().end == Lsn(7 * MIB), "a descendant tells as much"
+
+
+@pytest.mark.parametrize("filled", [False, True])
+def test_latest_does_not_end_at_a_gap_that_only_another_store_has_recorded(
+    two: TwoStores, stores: Make, monkeypatch: pytest.MonkeyPatch, *, filled: bool
+) -> None:
+    """restore-wal would refuse it: it looks for gaps in all stores."""
+    monkeypatch.setattr(plan, "last_record", lambda *_: None)  # these segments cannot be read
+    without_backups(two.far)
+    reaches(two, two.far, 7)
+    two.far.archive.record_gap(two.far.segment(1, 8), Lsn(9 * MIB))
+    if filled:
+        two.main.put(ONE, 8)
+        assert stores().end == Lsn(9 * MIB)
+        return
+    with pytest.raises(CannotRestore, match=r"store main: --to latest: .* after 0/800000 WAL is missing") as told:
+        stores()
+    named = re.search(r"--to (\S+) restores up to there", told.value.hint)
+    assert named
+    assert stores(to=named[1]).end == Lsn(8 * MIB)
+
+
+def test_of_a_name_the_newest_is_taken_also_where_only_another_store_has_it(
+    two: TwoStores, stores: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reaches(two, two.far, 7)
+    points = [Lsn(0x580000), Lsn(0x780000)]
+
+    def search(_: CommitTimes, begin: Lsn, end: Lsn, *__: object) -> Lsn | None:
+        return next((each for each in reversed(points) if begin < each <= end), None)
+
+    monkeypatch.setattr(CommitTimes, "search", search)
+    monkeypatch.setattr(plan, "last_record", lambda *asked: Lsn(asked[-1] - 104))
+    assert (stores(to="before-the-release").config.store_name, stores(to="before-the-release").end) == (FAR, points[1])
+    without_backups(two.far)
+    assert (stores(to="before-the-release").config.store_name, stores(to="before-the-release").end) == (
+        "main",
+        points[1],
+    )
 
 
 def test_where_none_can_it_is_said_what_each_said(two: TwoStores, stores: Make) -> None:

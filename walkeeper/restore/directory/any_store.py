@@ -11,6 +11,7 @@ from walkeeper.lib import events
 from walkeeper.restore.directory import plan as planning
 from walkeeper.restore.directory.model import Plan, Request
 from walkeeper.restore.directory.target import Immediate, Latest, ToName
+from walkeeper.restore.directory.together import apart
 from walkeeper.verify.evidence import Evidence
 
 
@@ -21,7 +22,8 @@ def make_of_any(
     known: Mapping[str, str] | None = None,
 ) -> Plan:
     """``plan.make`` of the first store that can be asked and can restore the target from a backup that was not found damaged; to
-    latest, of the one that goes furthest. Where none can by itself, or goes further so, with the WAL of all that answer.
+    latest, of the one that goes furthest, and to a restore point, of the one that has its name last. Where none can by itself, or
+    goes further so, with the WAL of all that answer.
 
     Raises what ``make`` raises; where none of several can, what each has said.
     """
@@ -43,16 +45,17 @@ def make_of_any(
                 passed[each.store_name] = problem
             if plans and not plans[-1].damage and not _may_end_further(plans[-1]):
                 break
-        return plans, passed
+        # A recovery follows the first store that has a timeline's history.
+        return [plan for plan in plans if plan.config.store_name not in _apart_from_first(seen)], passed
 
     plans, passed = of_each(together=False)
     if len(seen) > 1 and _may_gain(plans, passed):
         more, refused = of_each(together=True)
-        if not plans or (more and _reach(_best(more)) > _reach(_best(plans))):
+        if not plans or (_reach(_best(more)) > _reach(_best(plans)) if more else _stops(_best(plans), refused)):
             plans, passed = more, passed | refused
     passed = {name: why for name, why in passed.items() if all(name != plan.config.store_name for plan in plans)}
     if not plans:
-        raise _none_can(passed)
+        raise _none_can(passed, _apart_from_first(seen))
     for name, why in passed.items():
         if isinstance(why, CannotRestore):
             events.info("store_passed_over", name=name, error=why)
@@ -62,7 +65,17 @@ def make_of_any(
     if best.resumed is not None:
         return best  # another store could not go on with it, of course
     refused_by = (f"store {name}: {why}" for name, why in passed.items() if isinstance(why, CannotRestore))
-    return replace(best, stores_passed_over=(*refused_by, *best.stores_passed_over))
+    others = (f"store {name}: {why}" for name, why in apart(best.config.store_name, seen).items())
+    return replace(best, stores_passed_over=(*refused_by, *best.stores_passed_over, *others))
+
+
+def _apart_from_first(seen: Mapping[str, Evidence]) -> Mapping[str, str]:
+    return apart(next(iter(seen)), seen) if seen else {}
+
+
+def _stops(plan: Plan, refused: Mapping[str, WalkeeperError]) -> bool:
+    """A recovery to latest reads all stores: what stops it in one of them it meets, whatever its own store says."""
+    return isinstance(plan.target, Latest) and isinstance(refused.get(plan.config.store_name), CannotRestore)
 
 
 def _may_gain(plans: Sequence[Plan], passed: Mapping[str, WalkeeperError]) -> bool:
@@ -74,7 +87,7 @@ def _may_gain(plans: Sequence[Plan], passed: Mapping[str, WalkeeperError]) -> bo
 
 def _may_end_further(plan: Plan) -> bool:
     """The newest restore point of a name may be in WAL that this store lacks."""
-    return isinstance(plan.target, Latest) or plan.unsearched is not None
+    return isinstance(plan.target, Latest) or (isinstance(plan.target, ToName) and plan.end is not None)
 
 
 def _best(plans: Sequence[Plan]) -> Plan:
@@ -99,8 +112,11 @@ def _told_of(plan: Plan) -> str:
     return f"{plan.backup.id}: {plan.damage}" if plan.damage else f"{plan.backup.id}{upto}"
 
 
-def _none_can(passed: dict[str, WalkeeperError]) -> WalkeeperError:
+def _none_can(passed: Mapping[str, WalkeeperError], branches: Mapping[str, str]) -> WalkeeperError:
     """Where not every store could be asked, that is not the same as that none can."""
     kind = CannotRestore if all(isinstance(each, CannotRestore) for each in passed.values()) else CannotTell
     hints = dict.fromkeys(each.hint for each in passed.values() if each.hint)
-    return kind("; ".join(f"store {name}: {each}" for name, each in passed.items()), hint=" ".join(hints))
+    if branches:
+        hints["A recovery reads all stores: leave those of the other branch out of this host's configuration."] = None
+    said = (f"store {name}: {each}" for name, each in (*passed.items(), *branches.items()))
+    return kind("; ".join(said), hint=" ".join(hints))

@@ -266,6 +266,7 @@ def _document(plan: Plan, outcome: str, **more: Any) -> dict[str, Any]:
         "target": plan.request.to,
         "end": None if plan.end is None else str(plan.end),
         "again": None if plan.again is None else str(plan.again),
+        "unsearched": None if plan.unsearched is None else str(plan.unsearched),
         "chain": [each.id for each in plan.chain],
         "bytes": plan.bytes,
         "packed_bytes": plan.packed_bytes,
