@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -38,6 +39,7 @@ from walkeeper.errors import (
     AtIt,
     BadName,
     Conflict,
+    DcsUnavailable,
     NoLeadership,
     PostgresError,
     StoreUnavailable,
@@ -182,6 +184,25 @@ def test_p13_what_is_handed_over_waits_for_the_first_takeover_of_an_agent(
     node.push_until_done(name)
     assert [place.name for place in pushed] == [name]
     node.pushing = running
+
+
+def test_p13_a_record_that_is_not_read_in_time_ends_no_wait_for_the_takeover(
+    make_postgres: Callable[..., Postgres], short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The takeover has read it already, or reads it a moment later."""
+    monkeypatch.setattr(archive_push, "TAKEOVER_SECONDS", 2.0)
+    server = make_postgres(settings=NEVER)
+    node = Node(server, short_path, "command")  # its agent takes nothing over
+    name = server.switch_wal()
+    records = node.agent.agent.records
+
+    def late() -> NoReturn:
+        raise DcsUnavailable("no answer", hint="A test did this.")
+
+    monkeypatch.setattr(records, "read", late)
+    with pytest.raises(PostgresError, match="not taken over yet"):
+        node.push_until_done(name)
+    assert node.creates[name] == 0
 
 
 def test_p13_what_a_refused_primary_hands_over_while_it_stops_is_refused_too(

@@ -29,6 +29,7 @@ from walkeeper.errors import (
     CannotTell,
     Conflict,
     DcsError,
+    DcsUnavailable,
     NoLeadership,
     PostgresError,
     Refused,
@@ -192,10 +193,10 @@ class Pushing:
         if leader is None:
             return False
         claim = read_claim(self._agent.records)
+        if leader.name == member:  # where the record may not be read, a takeover gets no further either
+            return running and (claim.known is not Known.UNKNOWN or isinstance(claim.problem, DcsUnavailable))
         if claim.known is Known.UNKNOWN:
-            return False  # nor does a takeover get any further
-        if leader.name == member:
-            return running
+            return False
         if not is_for_the_archive(place.file, claim.record, member, leader.name, running=running):
             does = "PostgreSQL accepts writes here" if running else "it was written here"
             raise NoLeadership(

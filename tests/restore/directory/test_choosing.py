@@ -852,6 +852,15 @@ def test_latest_does_not_end_at_a_gap_that_only_another_store_has_recorded(
     assert stores(to=named[1]).end == Lsn(8 * MIB)
 
 
+def test_a_replica_comes_from_a_store_that_is_behind_whatever_a_later_one_lacks(two: TwoStores, stores: Make) -> None:
+    """A standby gets what no store has from its leader."""
+    without_backups(two.far)
+    reaches(two, two.far, 9)
+    for number in range(3, 8):
+        two.far.store.delete(two.far.key(1, number))
+    assert stores(use="replica").config.store_name == "main"
+
+
 def test_of_a_name_the_newest_is_taken_also_where_only_another_store_has_it(
     two: TwoStores, stores: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,7 +74,11 @@ def _apart_from_first(seen: Mapping[str, Evidence]) -> Mapping[str, str]:
 
 
 def _stops(plan: Plan, refused: Mapping[str, WalkeeperError]) -> bool:
-    """A recovery to latest reads all stores: what stops it in one of them it meets, whatever its own store says."""
+    """A recovery to latest reads all stores: what stops it in one of them it meets, whatever its own store says. A replica goes
+    on from its leader.
+    """
+    if plan.request.use == "replica":
+        return False
     return isinstance(plan.target, Latest) and isinstance(refused.get(plan.config.store_name), CannotRestore)
 
 
