@@ -208,12 +208,12 @@ def test_sighup_notices_what_only_patroni_s_part_says(machine: Machine) -> None:
 
 
 def test_sighup_waits_for_threads_that_hang_before_others_take_the_spool(machine: Machine) -> None:
-    hangs, go_on = machine.directory / "hangs", machine.directory / "go-on"
+    begin, hangs, go_on = (machine.directory / name for name in ("begin", "hangs", "go-on"))
     agent = machine.start(
         program="import sys, time; from pathlib import Path; from walkeeper.store.directory import DirectoryStore as Store\n"
         "create = Store.create\n"
         "def slow(self, key, *rest):\n"
-        "    if '/wal/' in key:\n"
+        f"    if '/wal/' in key and Path({str(begin)!r}).exists():\n"
         f"        Path({str(hangs)!r}).touch()\n"
         f"        while not Path({str(go_on)!r}).exists(): time.sleep(0.05)\n"
         "    create(self, key, *rest)\n"
@@ -223,6 +223,7 @@ def test_sighup_waits_for_threads_that_hang_before_others_take_the_spool(machine
     machine.wait_owned()
     wait_until(machine.receivers, "pg_receivewal")
     machine.configure(poll_interval="300ms", stop_timeout="200ms")
+    begin.touch()
     machine.server.complete_segments(2)
     wait_until(hangs.exists, "an upload that hangs")
     agent.send(signal.SIGHUP)
@@ -235,18 +236,19 @@ def test_sighup_waits_for_threads_that_hang_before_others_take_the_spool(machine
 
 
 def test_after_sighup_threads_that_hang_for_ever_end_the_process(machine: Machine) -> None:
-    hangs = str(machine.directory / "hangs")
+    hangs, go_on = str(machine.directory / "hangs"), str(machine.directory / "go-on")  # what there is before is stored
     agent = machine.start(
-        program="import sys, time, walkeeper.agent.process.run as run; from walkeeper.store.directory import DirectoryStore\n"
+        program="import os, sys, time, walkeeper.agent.process.run as run; from walkeeper.store.directory import DirectoryStore\n"
         "run.STUCK_SECONDS = 1\n"
         "create = DirectoryStore.create\n"
         "DirectoryStore.create = lambda self, key, *rest: (\n"
-        f"    (open({hangs!r}, 'w'), time.sleep(600)) if '/wal/' in key else create(self, key, *rest))\n"
+        f"    (open({hangs!r}, 'w'), time.sleep(600)) if '/wal/' in key and os.path.exists({go_on!r}) else create(self, key, *rest))\n"
         "from walkeeper.cli.main import main; sys.exit(main())"
     )
     machine.wait_owned()
     wait_until(machine.receivers, "pg_receivewal")
     machine.configure(poll_interval="300ms", stop_timeout="200ms")
+    Path(go_on).touch()
     machine.server.complete_segments(1)
     wait_until(Path(hangs).exists, "an upload that hangs")
     agent.send(signal.SIGHUP)
@@ -256,18 +258,19 @@ def test_after_sighup_threads_that_hang_for_ever_end_the_process(machine: Machin
 
 def test_p10_an_archiver_that_does_not_end_ends_the_process(machine: Machine) -> None:
     """Otherwise no takeover would ever come, and nobody would hear of it."""
-    hangs = str(machine.directory / "hangs")
+    hangs, go_on = str(machine.directory / "hangs"), str(machine.directory / "go-on")  # what there is before is stored
     machine.configure(poll_interval="300ms", stop_timeout="200ms")
     agent = machine.start(
-        program="import sys, time, walkeeper.agent.agent as m; from walkeeper.store.directory import DirectoryStore\n"
+        program="import os, sys, time, walkeeper.agent.agent as m; from walkeeper.store.directory import DirectoryStore\n"
         "m.STUCK_SECONDS = 1\n"
         "create = DirectoryStore.create\n"
         "DirectoryStore.create = lambda self, key, *rest: (\n"
-        f"    (open({hangs!r}, 'w'), time.sleep(600)) if '/wal/' in key else create(self, key, *rest))\n"
+        f"    (open({hangs!r}, 'w'), time.sleep(600)) if '/wal/' in key and os.path.exists({go_on!r}) else create(self, key, *rest))\n"
         "from walkeeper.cli.main import main; sys.exit(main())"
     )
     machine.wait_owned()
     wait_until(machine.receivers, "pg_receivewal")
+    Path(go_on).touch()
     machine.server.complete_segments(1)
     wait_until(Path(hangs).exists, "an upload that hangs")
     assert machine.record is not None
