@@ -48,7 +48,7 @@ class Documents(JSONFileLoader):
         self._bucket = bucket
 
     def load_file(self, file_path: str) -> Any:
-        """The document without its documentation; one string for equal ones. None: there is no such file.
+        """The document without its documentation, or None where the file does not exist. Equal strings in it are one object.
 
         One that is not written as we know it is read as a whole: a new version of botocore may bring it, or a user's own folder.
         """
