@@ -183,13 +183,9 @@ def _lasts(disk: Any) -> str:
 
 def _disk_kind(disk: Any) -> str:
     left = disk["seconds_left"]
-    return (
-        "bad"
-        if left is not None and left < DISK_SECONDS
-        else "odd"
-        if disk["free"] < disk["total"] / RESERVE_SHARE
-        else ""
-    )
+    if left is not None and left < DISK_SECONDS:
+        return "bad"
+    return "odd" if disk["free"] < disk["total"] / RESERVE_SHARE else ""
 
 
 def _gap_card(facts: Facts, picture: Picture | None) -> tuple[str, str, str, str]:

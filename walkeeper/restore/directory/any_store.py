@@ -11,7 +11,7 @@ from walkeeper.lib import events
 from walkeeper.restore.directory import plan as planning
 from walkeeper.restore.directory.model import Plan, Request
 from walkeeper.restore.directory.target import Immediate, Latest, ToName
-from walkeeper.restore.directory.together import apart
+from walkeeper.restore.directory.together import diverged
 from walkeeper.verify.evidence import Evidence
 
 
@@ -46,7 +46,7 @@ def make_of_any(
             if plans and not plans[-1].damage and not _may_end_further(plans[-1]):
                 break
         # A recovery follows the first store that has a timeline's history.
-        return [plan for plan in plans if plan.config.store_name not in _apart_from_first(seen)], passed
+        return [plan for plan in plans if plan.config.store_name not in _diverged_from_first(seen)], passed
 
     plans, passed = of_each(together=False)
     if len(seen) > 1 and _may_gain(plans, passed):
@@ -55,7 +55,7 @@ def make_of_any(
             plans, passed = more, passed | refused
     passed = {name: why for name, why in passed.items() if all(name != plan.config.store_name for plan in plans)}
     if not plans:
-        raise _none_can(passed, _apart_from_first(seen))
+        raise _none_can(passed, _diverged_from_first(seen))
     for name, why in passed.items():
         if isinstance(why, CannotRestore):
             events.info("store_passed_over", name=name, error=why)
@@ -65,12 +65,12 @@ def make_of_any(
     if best.resumed is not None:
         return best  # another store could not go on with it, of course
     refused_by = (f"store {name}: {why}" for name, why in passed.items() if isinstance(why, CannotRestore))
-    others = (f"store {name}: {why}" for name, why in apart(best.config.store_name, seen).items())
+    others = (f"store {name}: {why}" for name, why in diverged(best.config.store_name, seen).items())
     return replace(best, stores_passed_over=(*refused_by, *best.stores_passed_over, *others))
 
 
-def _apart_from_first(seen: Mapping[str, Evidence]) -> Mapping[str, str]:
-    return apart(next(iter(seen)), seen) if seen else {}
+def _diverged_from_first(seen: Mapping[str, Evidence]) -> Mapping[str, str]:
+    return diverged(next(iter(seen)), seen) if seen else {}
 
 
 def _stops(plan: Plan, refused: Mapping[str, WalkeeperError]) -> bool:

@@ -18,9 +18,9 @@ def joined(config: Config, seen: Mapping[str, Evidence]) -> tuple[Evidence, Arch
     """The evidence of ``config``'s store with the WAL and the timelines of all that were seen, and how that WAL is read.
 
     Its backups and its floors stay its own. What lies below another's floor does not count: it is about to go. A gap of another
-    counts: a recovery stops at it, where no store fills it. What is of another branch (``apart``) does not count at all.
+    counts: a recovery stops at it, where no store fills it. The stores of ``diverged`` do not count at all.
     """
-    own, left_out = seen[config.store_name], apart(config.store_name, seen)
+    own, left_out = seen[config.store_name], diverged(config.store_name, seen)
     others = [each for name, each in seen.items() if each is not own and name not in left_out and _alike(own, each)]
     segments, gaps = dict(own.archived.segments), dict(own.archived.gaps)
     for other in others:
@@ -39,7 +39,7 @@ def joined(config: Config, seen: Mapping[str, Evidence]) -> tuple[Evidence, Arch
     return replace(evidence, claim=_furthest(evidence, others)), open_archives(config, store, to_read=True)
 
 
-def apart(name: str, seen: Mapping[str, Evidence]) -> dict[str, str]:
+def diverged(name: str, seen: Mapping[str, Evidence]) -> dict[str, str]:
     """The stores whose WAL is of another branch than that of store ``name``, or of one that goes with it: why, in words. Two
     promotions took one number, and no name of a file tells their segments apart.
     """
